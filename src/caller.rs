@@ -1,0 +1,129 @@
+//! Who asks, and acting as them for one call.
+//!
+//! The kernel has checked the caller's permissions before a request arrives
+//! (`default_permissions`), supplementary groups included. What is created, removed or chmod'ed is
+//! done under the caller's effective ids besides, so that the object belongs to them and the kernel
+//! checks once more. Only the effective ids change: with the real uid changed too, the caller could
+//! signal the daemon (kill(2)), and with the fsuid alone, System V objects would belong to root.
+
+use std::sync::OnceLock;
+
+use crate::error::{Errno, Result};
+
+/// The process that sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id; supplementary groups are not known here.
+    pub gid: u32,
+    /// Thread id in the daemon's pid namespace; 0 if it is not visible there.
+    pub pid: u32,
+}
+
+impl Caller {
+    /// Does `work` with this caller's effective uid and gid, if the daemon is root.
+    ///
+    /// Fails with the errno of setresuid(2) or setresgid(2), nothing having been done.
+    pub fn act<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _acting = Acting::begin(self)?;
+        work()
+    }
+
+    /// Whether the caller has been hit by a deadly signal: what is answered now, it will not see.
+    pub fn is_dying(self) -> bool {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+            return true;
+        };
+        let pending = |field: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
+            u64::from_str_radix(value.trim(), 16).unwrap_or(0)
+        };
+        // A deadly signal reaches each thread of the process as a pending SIGKILL
+        // (kernel/signal.c, complete_signal).
+        let kill = 1 << (libc::SIGKILL - 1);
+        (pending("SigPnd:") | pending("ShdPnd:")) & kill != 0
+            || status.contains("\nState:\tZ")
+            || status.contains("\nState:\tX")
+    }
+}
+
+/// Whether this process is root and therefore acts for others. Fixed at the first call.
+pub fn privileged() -> bool {
+    static PRIVILEGED: OnceLock<bool> = OnceLock::new();
+    *PRIVILEGED.get_or_init(|| nix::unistd::geteuid().is_root())
+}
+
+/// The effective ids of this thread are the caller's as long as this lives.
+struct Acting {
+    changed: bool,
+}
+
+impl Acting {
+    fn begin(caller: Caller) -> Result<Self> {
+        if !privileged() || (caller.uid == 0 && caller.gid == 0) {
+            return Ok(Self { changed: false });
+        }
+        // The group first: once the uid is gone, so is the right to change it.
+        sys::set_effective_gid(caller.gid)?;
+        let acting = Self { changed: true };
+        sys::set_effective_uid(caller.uid)?;
+        Ok(acting)
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        let back = |done: std::result::Result<(), Errno>| {
+            if done.is_err() {
+                // Going on under somebody's ids would give them what the next caller makes.
+                std::process::abort();
+            }
+        };
+        if self.changed {
+            back(sys::set_effective_uid(0));
+            back(sys::set_effective_gid(0));
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    //! By raw system call: the libc wrappers change every thread of the process.
+    use crate::error::Errno;
+
+    pub(super) fn set_effective_uid(uid: u32) -> Result<(), Errno> {
+        // SAFETY: takes three integers and touches no memory of ours.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+        Errno::result(done).map(drop)
+    }
+
+    pub(super) fn set_effective_gid(gid: u32) -> Result<(), Errno> {
+        // SAFETY: as above.
+        let done = unsafe { libc::syscall(libc::SYS_setresgid, -1, gid, -1) };
+        Errno::result(done).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_caller_is_not_dying_and_an_absent_one_is() {
+        let me = Caller { uid: 0, gid: 0, pid: std::process::id() };
+        assert!(!me.is_dying());
+        assert!(Caller { pid: u32::MAX, ..me }.is_dying());
+    }
+
+    #[test]
+    fn acting_is_undone_for_this_thread() {
+        let before = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let who = Caller { uid: 4242, gid: 4243, pid: 1 };
+        let seen = who.act(|| Ok((nix::unistd::geteuid(), nix::unistd::getegid()))).unwrap();
+        if privileged() {
+            assert_eq!((seen.0.as_raw(), seen.1.as_raw()), (4242, 4243));
+        }
+        assert_eq!(before, (nix::unistd::geteuid(), nix::unistd::getegid()));
+    }
+}

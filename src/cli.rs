@@ -1,0 +1,171 @@
+//! The command line: `ipcfs [options] [SOURCE] MOUNTPOINT`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use fuser::MountOption;
+
+use crate::kind::Options;
+
+/// Mounts every IPC mechanism of the running kernel as files.
+///
+/// The files are the kernel's own objects: POSIX message queues, shared memory and semaphores, named
+/// pipes, System V queues, semaphore sets and segments. The daemon stays in the background; it ends
+/// with `umount MOUNTPOINT`, `fusermount3 -u MOUNTPOINT` or SIGTERM. Run by root the tree is for
+/// everybody, run by a user it is theirs.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ipcfs", version, max_term_width = 100)]
+#[command(override_usage = "ipcfs [OPTIONS] [SOURCE] MOUNTPOINT")]
+pub struct Arguments {
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+
+    /// Log every request to standard error; implies -f
+    #[arg(short, long)]
+    pub debug: bool,
+
+    /// Mount options, separated by commas: allow_other, ro, mq_maxmsg=N, mq_msgsize=N, and what
+    /// mount(8) passes on
+    #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
+    options: Vec<MountOptions>,
+
+    /// What to show as the mount's source ("ipcfs" by default), and where to mount
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
+    places: Vec<PathBuf>,
+}
+
+impl Arguments {
+    /// Where to mount.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.places.last().cloned().unwrap_or_default()
+    }
+
+    /// What `findmnt` is to show as the source.
+    pub fn source(&self) -> String {
+        match self.places.as_slice() {
+            [source, _] => source.to_string_lossy().into_owned(),
+            _ => "ipcfs".into(),
+        }
+    }
+
+    /// All `-o` together.
+    pub fn mount_options(&self) -> MountOptions {
+        let mut all = MountOptions::default();
+        for options in self.options.iter().cloned() {
+            all.add(options);
+        }
+        all
+    }
+}
+
+/// What `-o` said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// For the kernel.
+    pub flags: Vec<MountOption>,
+    /// Whether others may see the tree; root's is for everybody anyhow.
+    pub allow_other: bool,
+    /// For the kinds.
+    pub kinds: Options,
+}
+
+/// Options that mean something to mount(8) or that ipcfs does in any case.
+const IGNORED: &[&str] = &[
+    "rw", "defaults", "auto", "noauto", "user", "users", "nouser", "nousers", "owner", "group",
+    "_netdev", "nofail", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
+    "nolazytime", "silent", "loud", "mand", "nomand", "diratime", "nodiratime", "dev", "suid",
+    "nodev", "nosuid", "default_permissions", "auto_unmount",
+];
+
+impl MountOptions {
+    fn add(&mut self, other: Self) {
+        self.flags.extend(other.flags);
+        self.allow_other |= other.allow_other;
+        self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
+        self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
+    }
+
+    /// Understands `a,b=c`; the error is a sentence that names the option.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for word in text.split(',').filter(|word| !word.is_empty()) {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word, None),
+            };
+            match (name, value) {
+                ("allow_other", None) => options.allow_other = true,
+                ("ro", None) => options.flags.push(MountOption::RO),
+                ("exec", None) => options.flags.push(MountOption::Exec),
+                ("noexec", None) => options.flags.push(MountOption::NoExec),
+                ("atime", None) => options.flags.push(MountOption::Atime),
+                ("noatime", None) => options.flags.push(MountOption::NoAtime),
+                ("sync", None) => options.flags.push(MountOption::Sync),
+                ("async", None) => options.flags.push(MountOption::Async),
+                ("dirsync", None) => options.flags.push(MountOption::DirSync),
+                ("mq_maxmsg", Some(value)) => {
+                    options.kinds.mq_maxmsg = Some(count(name, value)?);
+                }
+                ("mq_msgsize", Some(value)) => {
+                    options.kinds.mq_msgsize = Some(count(name, value)?);
+                }
+                ("remount", None) => {
+                    return Err("remounting is not possible; umount it and mount it again".into());
+                }
+                ("fsname" | "subtype" | "comment", Some(_)) => {}
+                (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
+                (name, None) if IGNORED.contains(&name) => {}
+                _ => return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn count(name: &str, value: &str) -> Result<i64, String> {
+    match value.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err(format!("mount option {name}: \"{value}\" is not a number above 0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_one_or_two_places_is_the_mountpoint() {
+        let one = Arguments::try_parse_from(["ipcfs", "/mnt/ipc"]).unwrap();
+        assert_eq!((one.source().as_str(), one.mountpoint()), ("ipcfs", "/mnt/ipc".into()));
+        let two = Arguments::try_parse_from(["ipcfs", "src", "/mnt/ipc"]).unwrap();
+        assert_eq!((two.source().as_str(), two.mountpoint()), ("src", "/mnt/ipc".into()));
+        assert!(Arguments::try_parse_from(["ipcfs"]).is_err());
+        assert!(Arguments::try_parse_from(["ipcfs", "a", "b", "c"]).is_err());
+    }
+
+    #[test]
+    fn options_are_taken_as_mount_hands_them() {
+        let text = "rw,noexec,allow_other,mq_maxmsg=20,x-systemd.automount,_netdev,nofail";
+        let options = MountOptions::parse(text).unwrap();
+        assert!(options.allow_other);
+        assert_eq!(options.flags, [MountOption::NoExec]);
+        assert_eq!(options.kinds.mq_maxmsg, Some(20));
+    }
+
+    #[test]
+    fn unknown_and_malformed_options_are_named() {
+        assert!(MountOptions::parse("frobnicate").unwrap_err().contains("\"frobnicate\""));
+        assert!(MountOptions::parse("mq_maxmsg=x").unwrap_err().contains("mq_maxmsg"));
+        assert!(MountOptions::parse("mq_maxmsg=0").is_err());
+        assert!(MountOptions::parse("mq_maxmsg").is_err());
+        assert!(MountOptions::parse("remount,ro").unwrap_err().contains("umount"));
+    }
+}

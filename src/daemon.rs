@@ -1,0 +1,418 @@
+//! The daemon's life: into the background, mount, say that it works, wait, unmount.
+//!
+//! Next to the daemon runs a small guard process, which does nothing but wait for the daemon's end
+//! and unmounts what a killed daemon has left behind.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clap::Parser;
+use fuser::{Config, MountOption, Session, SessionACL};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, Pid, pipe, setsid};
+
+use crate::block::Blocker;
+use crate::caller;
+use crate::cli::{Arguments, MountOptions};
+use crate::error::Errno;
+use crate::fuse::{Adapter, interrupt};
+use crate::memory;
+use crate::tree::Tree;
+
+/// Threads that serve requests: none of them ever waits, so a second one is for the other
+/// processor.
+const LOOPS: usize = 2;
+
+/// How long SIGTERM lets open files be closed before the daemon ends regardless.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// One sentence for the user.
+type Complaint = String;
+
+/// The command. Exit status 0 once the mount works, 1 if it does not, 2 for a wrong command line.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let foreground = arguments.foreground || arguments.debug;
+    let filter = if arguments.debug { "debug" } else { "warn" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+
+    let options = arguments.mount_options();
+    let prepared = match Prepared::new(&arguments, options) {
+        Ok(prepared) => prepared,
+        Err(complaint) => return complain(&complaint),
+    };
+    if foreground {
+        return match run(prepared, || ()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(complaint) => complain(&complaint),
+        };
+    }
+    background(prepared)
+}
+
+fn complain(complaint: &str) -> ExitCode {
+    eprintln!("ipcfs: {complaint}");
+    ExitCode::FAILURE
+}
+
+/// A mount whose requirements have been looked at.
+struct Prepared {
+    mountpoint: PathBuf,
+    source: String,
+    options: MountOptions,
+}
+
+impl Prepared {
+    fn new(arguments: &Arguments, options: MountOptions) -> Result<Self, Complaint> {
+        let given = arguments.mountpoint();
+        clear_dead_mount(&given)?;
+        let mountpoint = match given.canonicalize() {
+            Ok(path) => path,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                return Err(format!(
+                    "{0} does not exist; make it first: mkdir -p {0}",
+                    given.display()
+                ));
+            }
+            Err(error) => return Err(format!("{}: {}", given.display(), sentence(&error))),
+        };
+        if !mountpoint.is_dir() {
+            return Err(format!("{} is not a directory; give one", given.display()));
+        }
+        check_device()?;
+        if !caller::privileged() && fusermount().is_none() {
+            return Err(
+                "fusermount3 is not installed, without which only root can mount; install the \
+                 package fuse3"
+                    .into(),
+            );
+        }
+        Ok(Self { mountpoint, source: arguments.source(), options })
+    }
+}
+
+fn sentence(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => Errno::from_raw(raw).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+fn check_device() -> Result<(), Complaint> {
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "/dev/fuse is missing; load the \
+                kernel's FUSE module as root (modprobe fuse), or in a container pass the device in"
+                .into(),
+            Some(libc::EACCES | libc::EPERM) => "no permission to open /dev/fuse; ask the \
+                administrator for access to it, or run ipcfs as root"
+                .into(),
+            _ => format!("/dev/fuse cannot be opened: {}", sentence(&error)),
+        }),
+    }
+}
+
+/// Takes away what a killed daemon has left at the mountpoint.
+fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
+    // One on top of the other, if the guard was killed as well, several times.
+    for _ in 0..64 {
+        if !is_dead(mountpoint) {
+            return Ok(());
+        }
+        log::info!("{}: unmounting what a dead daemon has left", mountpoint.display());
+        if unmount(mountpoint, true).is_err() {
+            break;
+        }
+    }
+    if !is_dead(mountpoint) {
+        return Ok(());
+    }
+    Err(format!(
+        "{0} is the mount of a daemon that is dead; unmount it first: umount -l {0}",
+        mountpoint.display()
+    ))
+}
+
+fn is_dead(mountpoint: &Path) -> bool {
+    matches!(
+        nix::sys::stat::stat(mountpoint),
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED)
+    )
+}
+
+/// Unmounts, by way of fusermount3 where the rights are missing.
+fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Errno> {
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(mountpoint, flags) {
+        Err(Errno::EPERM) => {
+            let Some(fusermount) = fusermount() else { return Err(Errno::EPERM) };
+            let mut command = Command::new(fusermount);
+            command.arg("-u").arg("-q").args(lazy.then_some("-z")).arg("--").arg(mountpoint);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            match command.status() {
+                Ok(status) if status.success() => Ok(()),
+                _ => Err(Errno::EBUSY),
+            }
+        }
+        done => done,
+    }
+}
+
+/// Where fusermount3 is.
+fn fusermount() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<_> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    places.into_iter().map(|place| place.join("fusermount3")).find(|file| file.is_file())
+}
+
+/// Starts the daemon in the background; returns when it says that it works, or why not.
+fn background(prepared: Prepared) -> ExitCode {
+    let (reader, writer) = match pipe() {
+        Ok(ends) => ends,
+        Err(errno) => return complain(&format!("no pipe is to be had: {}", errno.desc())),
+    };
+    match sys::fork() {
+        Err(errno) => complain(&format!("no process is to be had: {}", errno.desc())),
+        Ok(ForkResult::Parent { child }) => {
+            drop(writer);
+            wait_until_ready(reader, child)
+        }
+        Ok(ForkResult::Child) => {
+            drop(reader);
+            let _ = setsid();
+            let _ = std::env::set_current_dir("/");
+            let mut writer = Some(File::from(writer));
+            let done = run(prepared, || {
+                sys::leave_terminal();
+                // The parent reads a byte: it works.
+                if let Some(mut writer) = writer.take() {
+                    let _ = writer.write_all(b"\0");
+                }
+            });
+            match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(complaint) => complain(&complaint),
+            }
+        }
+    }
+}
+
+/// The complaint, if any, is the child's own, on the standard error that both share.
+fn wait_until_ready(reader: OwnedFd, child: Pid) -> ExitCode {
+    let mut word = [0];
+    if matches!(File::from(reader).read(&mut word), Ok(1)) {
+        return ExitCode::SUCCESS;
+    }
+    match nix::sys::wait::waitpid(child, None) {
+        Ok(nix::sys::wait::WaitStatus::Exited(_, _)) => ExitCode::FAILURE,
+        _ => complain("the daemon has died before the mount worked; ipcfs -d shows how far it got"),
+    }
+}
+
+/// Mounts, calls `ready`, serves until it is unmounted.
+fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
+    let Prepared { mountpoint, source, options } = prepared;
+    crate::born();
+    crate::owner();
+    memory::keep_small();
+    nix::sys::stat::umask(Mode::empty());
+    if caller::privileged() {
+        // Or root's groups would be everybody's whom the daemon acts for.
+        let _ = nix::unistd::setgroups(&[]);
+    }
+    raise_limits();
+    let signals = block_signals();
+    let guard = Guard::start(&mountpoint)?;
+
+    let tree = Arc::new(Tree::new(&options.kinds));
+    let blocker = Arc::new(Blocker::default());
+    interrupt::arm(Arc::clone(&blocker));
+    let notifier = Arc::new(OnceLock::new());
+    let adapter = Adapter::new(tree, Arc::clone(&blocker), Arc::clone(&notifier));
+    let session = Session::new(adapter, &mountpoint, &config(source, &options))
+        .map_err(|error| explain_mount(&mountpoint, &error))?;
+    if !interrupt::is_connected() {
+        return Err("the requests do not come through ipcfs's own read(2), so that Ctrl-C would \
+                    not work; this build is broken"
+            .into());
+    }
+    let _ = notifier.set(session.notifier());
+
+    let ending = (mountpoint.clone(), Arc::clone(&blocker));
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 * 1024)
+        .spawn(move || end_on_signal(&signals, &ending.0, &ending.1))
+        .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
+    ready();
+    let outcome = session.run();
+    guard.dismiss();
+    blocker.close();
+    outcome.map_err(|error| format!("serving has ended: {}", sentence(&error)))
+}
+
+fn config(source: String, options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = options.flags.clone();
+    config.mount_options.extend([
+        MountOption::FSName(source),
+        // As an option of its own: fuser passes it to fusermount3, but not to mount(2).
+        MountOption::CUSTOM("subtype=ipcfs".into()),
+        MountOption::DefaultPermissions,
+    ]);
+    config.acl = if options.allow_other || caller::privileged() {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(LOOPS);
+    config
+}
+
+fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
+    let text = error.to_string();
+    let text = text.trim();
+    if text.contains("user_allow_other") {
+        return "allow_other is not permitted to users; the administrator permits it with the line \
+                user_allow_other in /etc/fuse.conf"
+            .into();
+    }
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => format!(
+            "no permission to mount on {0}; own the directory or run ipcfs as root",
+            mountpoint.display()
+        ),
+        _ => format!("mounting on {} has failed: {text}", mountpoint.display()),
+    }
+}
+
+/// As many descriptors and queues as the administrator permits.
+fn raise_limits() {
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE] {
+        if let Ok((soft, hard)) = getrlimit(resource) {
+            let unlimited = libc::RLIM_INFINITY;
+            let msgqueue = resource == Resource::RLIMIT_MSGQUEUE;
+            let raised = msgqueue && setrlimit(resource, unlimited, unlimited).is_ok();
+            if !raised && soft < hard {
+                let _ = setrlimit(resource, hard, hard);
+            }
+        }
+    }
+}
+
+/// Blocks the signals that end the daemon, and the one that ends a worker's wait, in this thread
+/// and all that it starts.
+fn block_signals() -> SigSet {
+    let mut ending = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        ending.add(signal);
+    }
+    let mut blocked = ending;
+    blocked.add(Signal::SIGUSR1);
+    let _ = blocked.thread_block();
+    ending
+}
+
+/// Unmounts at the first signal and ends the daemon, whoever has files open.
+fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
+    let signal = loop {
+        match signals.wait() {
+            Ok(signal) => break signal,
+            Err(_) => continue,
+        }
+    };
+    log::info!("{}: unmounting after {signal}", mountpoint.display());
+    blocker.close();
+    if unmount(mountpoint, false).is_err() {
+        let _ = unmount(mountpoint, true);
+    }
+    // The loops end with the last open file; nobody is to wait for that.
+    std::thread::sleep(GRACE);
+    std::process::exit(0);
+}
+
+/// The process that unmounts if the daemon is killed.
+struct Guard {
+    alive: Option<File>,
+}
+
+impl Guard {
+    fn start(mountpoint: &Path) -> Result<Self, Complaint> {
+        let none = |errno: Errno| format!("no guard process is to be had: {}", errno.desc());
+        let (reader, writer) = pipe().map_err(none)?;
+        match sys::fork().map_err(none)? {
+            ForkResult::Parent { child } => {
+                drop(reader);
+                let _ = nix::sys::wait::waitpid(child, None);
+                Ok(Self { alive: Some(File::from(writer)) })
+            }
+            ForkResult::Child => {
+                drop(writer);
+                // A child of the daemon's child belongs to init, which clears up after it.
+                if !matches!(sys::fork(), Ok(ForkResult::Child)) {
+                    sys::exit_now();
+                }
+                sys::leave_terminal();
+                let _ = setsid();
+                let _ = nix::sys::prctl::set_name(c"ipcfs-guard");
+                let mut word = [0];
+                // A word is a dismissal; the end of the pipe is the end of the daemon.
+                let dismissed = matches!(File::from(reader).read(&mut word), Ok(1));
+                if !dismissed && is_dead(mountpoint) {
+                    let _ = unmount(mountpoint, true);
+                }
+                sys::exit_now();
+            }
+        }
+    }
+
+    fn dismiss(mut self) {
+        if let Some(mut alive) = self.alive.take() {
+            let _ = alive.write_all(b"\0");
+        }
+    }
+}
+
+
+#[allow(unsafe_code)]
+mod sys {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use nix::unistd::ForkResult;
+
+    use crate::error::Errno;
+
+    /// fork(2).
+    pub(super) fn fork() -> Result<ForkResult, Errno> {
+        // SAFETY: this process has one thread, so the child may do anything.
+        unsafe { nix::unistd::fork() }
+    }
+
+    /// Standard input, output and error become /dev/null: whoever waits for the end of a pipe that
+    /// the command was started with does not wait for the daemon.
+    pub(super) fn leave_terminal() {
+        let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
+        for standard in 0..=2 {
+            // SAFETY: dup2 takes two descriptors; whoever writes to these from now on writes to
+            // nowhere, which is the purpose.
+            unsafe { libc::dup2(null.as_raw_fd(), standard) };
+        }
+    }
+
+    /// Ends a forked child without what the parent has registered for its own end.
+    pub(super) fn exit_now() -> ! {
+        // SAFETY: _exit may be called at any time.
+        unsafe { libc::_exit(0) }
+    }
+}

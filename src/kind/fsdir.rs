@@ -1,0 +1,230 @@
+//! A directory of a kernel file system whose files are IPC objects: the message queues' own file
+//! system, /dev/shm.
+//!
+//! Any user may put anything there, so nothing is followed, nothing is waited for, and what has
+//! been opened is compared with what the kernel has checked (openat2(2), `Attr::ident`).
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::Mode;
+use nix::sys::time::TimeSpec;
+
+use crate::caller::Caller;
+use crate::error::{Errno, Result, fail};
+use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
+
+/// The directory, pinned by a descriptor.
+pub struct FsDir {
+    fd: OwnedFd,
+}
+
+impl FsDir {
+    /// The directory that `fd` stands for.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens a file without following links, crossing mounts or waiting.
+    ///
+    /// `ELOOP` for a symbolic link, `EXDEV` for something mounted over the name, `EAGAIN` for a
+    /// file under a lease.
+    pub fn open(&self, name: &[u8], flags: OFlag) -> Result<OwnedFd> {
+        let name = c_name(name)?;
+        Ok(sys::open_beneath(self.fd.as_fd(), &name, flags)?)
+    }
+
+    /// The attributes of a name; `size` and `blocks` are the file's.
+    pub fn stat(&self, name: &[u8]) -> Result<Attr> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        Ok(attr(&nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?))
+    }
+
+    /// Everything in it but `.` and `..`.
+    pub fn list(&self) -> Result<Vec<DirEntry>> {
+        let here = sys::open_beneath(self.fd.as_fd(), c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in nix::dir::Dir::from_fd(here)?.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let file_type = match entry.file_type() {
+                Some(nix::dir::Type::File) => FileType::Regular,
+                Some(nix::dir::Type::Directory) => FileType::Directory,
+                Some(nix::dir::Type::Fifo) => FileType::Fifo,
+                _ => FileType::Symlink,
+            };
+            entries.push(DirEntry { name: name.to_vec(), ident: entry.ino(), file_type });
+        }
+        Ok(entries)
+    }
+
+    /// Changes mode, owner and times of the file that the kernel has checked, and of no other:
+    /// `ESTALE` if the name stands for something else by now.
+    pub fn change(&self, caller: Caller, name: &[u8], ident: u64, change: &Change) -> Result<()> {
+        let pin = self.open(name, OFlag::O_PATH)?;
+        if attr(&nix::sys::stat::fstat(&pin)?).ident != ident {
+            return fail(Errno::ESTALE);
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            // As root: whether the group is one of the caller's is known to the kernel alone, which
+            // has checked it.
+            let uid = change.uid.map(Into::into);
+            let gid = change.gid.map(Into::into);
+            nix::unistd::fchownat(&pin, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+        }
+        if let Some(mode) = change.mode {
+            let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
+            let mode = Mode::from_bits_truncate(mode & 0o7777);
+            let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
+            caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let times = [timespec(change.atime), timespec(change.mtime)];
+            sys::set_times(pin.as_fd(), times)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a name as the caller, so that the directory's sticky bit protects what is not
+    /// theirs, whatever the name stands for by now.
+    pub fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
+        let flags = nix::unistd::UnlinkatFlags::NoRemoveDir;
+        caller.act(|| Ok(nix::unistd::unlinkat(&self.fd, OsStr::from_bytes(name), flags)?))
+    }
+}
+
+impl AsFd for FsDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The attributes that stat(2) gave.
+pub fn attr(stat: &nix::sys::stat::FileStat) -> Attr {
+    let file_type = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => FileType::Regular,
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFIFO => FileType::Fifo,
+        _ => FileType::Symlink,
+    };
+    Attr {
+        ident: stat.st_ino,
+        file_type,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+/// Seconds and nanoseconds since 1970 as a time; what is out of range becomes 1970.
+pub fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
+    let nanoseconds = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    base.and_then(|base| base.checked_add(nanoseconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// A name as C has it; `ENOENT` for one with a NUL byte, which no object can have.
+pub fn c_name(name: &[u8]) -> Result<CString> {
+    CString::new(name).map_err(|_| Errno::ENOENT.into())
+}
+
+fn timespec(time: Option<SetTime>) -> TimeSpec {
+    match time {
+        None => TimeSpec::UTIME_OMIT,
+        Some(SetTime::Now) => TimeSpec::UTIME_NOW,
+        Some(SetTime::To(time)) => match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => TimeSpec::new(after.as_secs() as i64, i64::from(after.subsec_nanos())),
+            Err(before) => TimeSpec::new(-(before.duration().as_secs() as i64), 0),
+        },
+    }
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    use std::ffi::CStr;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+    use nix::fcntl::OFlag;
+    use nix::sys::time::TimeSpec;
+
+    use crate::error::Errno;
+
+    /// openat2(2) with everything refused that could lead elsewhere or wait.
+    pub(super) fn open_beneath(
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        flags: OFlag,
+    ) -> Result<OwnedFd, Errno> {
+        // O_PATH goes with O_CLOEXEC and O_NOFOLLOW alone.
+        let always = if flags.contains(OFlag::O_PATH) {
+            OFlag::O_CLOEXEC
+        } else {
+            OFlag::O_CLOEXEC | OFlag::O_NOCTTY
+        };
+        // SAFETY: all zeroes is a valid open_how.
+        let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+        how.flags = (flags | always).bits() as u64;
+        how.resolve = libc::RESOLVE_BENEATH
+            | libc::RESOLVE_NO_SYMLINKS
+            | libc::RESOLVE_NO_MAGICLINKS
+            | libc::RESOLVE_NO_XDEV;
+        // SAFETY: the name ends with NUL, `how` is of the size given and outlives the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &raw const how,
+                size_of::<libc::open_how>(),
+            )
+        };
+        let fd = Errno::result(fd)?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
+    /// utimensat(2) on an `O_PATH` descriptor, which nix's wrapper has no flag for.
+    pub(super) fn set_times(fd: BorrowedFd<'_>, times: [TimeSpec; 2]) -> Result<(), Errno> {
+        let times: [libc::timespec; 2] = times.map(|time| *time.as_ref());
+        // SAFETY: the path is an empty C string, the array has the two elements that are read.
+        let done = unsafe {
+            libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
+        };
+        Errno::result(done).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_and_out_of_range_do_not_panic() {
+        assert_eq!(time(0, 0), SystemTime::UNIX_EPOCH);
+        assert_eq!(time(-1, 0), SystemTime::UNIX_EPOCH - Duration::from_secs(1));
+        time(i64::MAX, i64::MAX);
+        time(i64::MIN, -1);
+    }
+
+    #[test]
+    fn a_name_with_nul_is_no_name() {
+        assert_eq!(c_name(b"a\0b").unwrap_err().errno(), Errno::ENOENT);
+    }
+}

@@ -1,0 +1,354 @@
+//! What POSIX and System V message queues have in common: reading and writing by the message.
+//!
+//! One `write` is one message. A read gives one message, in pieces if the reader's buffer is
+//! small, then end of file once; the next read takes the next message. The message read last is
+//! kept, so that a shell that reads ahead and seeks back (bash's `read`) finds it again; a read
+//! ahead of the position is end of file and takes nothing (`wc -c`, `tail`).
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::error::{Errno, Error, Result};
+use crate::vfs::{Attr, Cx, Handle};
+
+/// The longest message that passes through the mount, in bytes: the kernel cuts a longer `write`
+/// into several requests (fs/fuse/file.c, `fuse_direct_io`: 256 pages, of which an unaligned buffer
+/// wastes one), and a torn message is none.
+pub const MESSAGE_MAX: usize = 255 * 4096;
+
+/// A queue of tagged messages: what a kind has to provide. The tag is the priority of a POSIX
+/// message and the type of a System V one.
+pub trait Messages: Send + Sync + 'static {
+    /// Sends one message. `EAGAIN` if the queue is full and `cx` may not wait; `EMSGSIZE` if the
+    /// message is too long.
+    fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()>;
+
+    /// Takes one message into `message`, which is emptied first, and returns its tag. `EAGAIN` if
+    /// there is none and `cx` may not wait.
+    fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64>;
+
+    /// The queue's attributes.
+    fn attr(&self) -> Result<Attr>;
+
+    /// Which of `events` hold now.
+    fn poll(&self, events: i16) -> i16;
+
+    /// Waits until one of `events` holds; `EINTR` after a signal.
+    fn wait_ready(&self, events: i16) -> Result<()>;
+}
+
+/// Refuses what could not be delivered in one piece.
+pub fn check_length(length: usize) -> Result<()> {
+    if length <= MESSAGE_MAX {
+        return Ok(());
+    }
+    Err(Error::because(
+        Errno::EMSGSIZE,
+        format!(
+            "a message of {length} bytes or more is over the {MESSAGE_MAX} that pass through the mount in one piece"
+        ),
+    ))
+}
+
+/// A queue's own file, open.
+pub struct MessageFile<Q> {
+    queue: Q,
+    /// The tag that `write` sends with.
+    tag: i64,
+    /// Whether the file has a position: it is open for reading alone.
+    seekable: bool,
+    reader: Mutex<Reader>,
+}
+
+impl<Q: Messages> MessageFile<Q> {
+    /// Opens `queue`; what is written is sent with `tag`.
+    pub fn new(queue: Q, tag: i64, seekable: bool) -> Self {
+        Self { queue, tag, seekable, reader: Mutex::default() }
+    }
+}
+
+/// A message that has been taken, with its tag.
+struct Taken {
+    tag: i64,
+    data: Vec<u8>,
+}
+
+/// Where the reader of an open file is.
+#[derive(Default)]
+struct Reader {
+    /// The message being read or read last.
+    current: Vec<u8>,
+    current_tag: i64,
+    /// The file position of its first byte.
+    start: u64,
+    /// The position of the next byte that has not been read yet.
+    position: u64,
+    /// The message has been read to its end, and the end of file that follows it is still to come.
+    end_due: bool,
+    /// Messages that others who share the file have taken in the meantime, oldest first.
+    next: VecDeque<Taken>,
+}
+
+impl Reader {
+    /// Serves a read from what has been taken; `false` if the next message is to be taken first.
+    fn serve(&mut self, at: u64, size: usize, out: &mut Vec<u8>) -> bool {
+        let end = self.start + self.current.len() as u64;
+        if at > self.position {
+            return true;
+        }
+        if at < end {
+            // Ahead of the kept message there is nothing any more.
+            let Some(from) = at.checked_sub(self.start) else { return true };
+            let rest = &self.current[from as usize..];
+            out.extend_from_slice(&rest[..rest.len().min(size)]);
+            let reached = at + rest.len().min(size) as u64;
+            if reached > self.position {
+                self.position = reached;
+                self.end_due = reached == end;
+            }
+            return true;
+        }
+        if self.end_due {
+            self.end_due = false;
+            return true;
+        }
+        match self.next.pop_front() {
+            Some(taken) => {
+                self.begin(taken);
+                self.serve(at, size, out)
+            }
+            None => false,
+        }
+    }
+
+    /// Makes a message the current one, from the position on.
+    fn begin(&mut self, taken: Taken) {
+        self.start = self.position;
+        self.current = taken.data;
+        self.current_tag = taken.tag;
+        // An empty message is an end of file by itself.
+        self.end_due = self.current.is_empty();
+    }
+
+    /// Whether a read would be answered without taking a message.
+    fn is_ready(&self) -> bool {
+        self.end_due
+            || self.position < self.start + self.current.len() as u64
+            || !self.next.is_empty()
+    }
+
+    /// Takes back the last read, if it has begun a message: returns that message.
+    fn take_back(&mut self, bytes: usize) -> Option<Taken> {
+        if self.position != self.start + bytes as u64 {
+            return None;
+        }
+        self.position = self.start;
+        self.end_due = false;
+        Some(Taken { tag: self.current_tag, data: std::mem::take(&mut self.current) })
+    }
+}
+
+impl<Q: Messages> Handle for MessageFile<Q> {
+    fn attr(&self) -> Option<Result<Attr>> {
+        Some(self.queue.attr())
+    }
+
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let mut reader = self.reader.lock();
+        let at = if self.seekable { at } else { reader.position };
+        if reader.serve(at, size, out) {
+            return Ok(());
+        }
+        // Nobody is to wait for the lock while this waits for a message.
+        drop(reader);
+        let mut data = Vec::new();
+        let tag = self.queue.receive(cx, &mut data)?;
+        let mut reader = self.reader.lock();
+        reader.next.push_back(Taken { tag, data });
+        let at = if self.seekable { at } else { reader.position };
+        reader.serve(at, size, out);
+        Ok(())
+    }
+
+    fn unread(&self, bytes: &[u8]) {
+        let Some(taken) = self.reader.lock().take_back(bytes.len()) else { return };
+        let cx = Cx {
+            caller: crate::caller::Caller { uid: 0, gid: 0, pid: 0 },
+            wait: crate::vfs::Wait::Block,
+            nonblock: false,
+        };
+        // It goes behind the messages of its priority that have come meanwhile: late, not lost.
+        while let Err(error) = self.queue.send(&cx, taken.tag, &taken.data) {
+            if error.errno() != Errno::EINTR {
+                log::error!("a message taken by a killed reader could not be given back: {error}");
+                return;
+            }
+        }
+    }
+
+    fn write(&self, cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        // The rest of a write that the kernel has cut (more than 256 pieces in one writev): what
+        // has gone cannot be called back, the count tells the caller.
+        if !self.seekable && at != 0 {
+            return Err(Error::because(
+                Errno::EMSGSIZE,
+                "a writev of more than 256 pieces does not pass through the mount as one message",
+            ));
+        }
+        check_length(data.len())?;
+        self.queue.send(cx, self.tag, data)?;
+        *done = data.len();
+        Ok(())
+    }
+
+    fn poll(&self, events: i16) -> i16 {
+        let readable = libc::POLLIN | libc::POLLRDNORM;
+        if events & readable != 0 && self.reader.lock().is_ready() {
+            return events & readable | self.queue.poll(events & !readable);
+        }
+        self.queue.poll(events)
+    }
+
+    fn wait_ready(&self, events: i16) -> Result<()> {
+        self.queue.wait_ready(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Caller;
+    use crate::error::fail;
+    use crate::vfs::Wait;
+
+    /// A queue in memory.
+    #[derive(Default)]
+    struct Fake(Mutex<VecDeque<(i64, Vec<u8>)>>);
+
+    impl Messages for Fake {
+        fn send(&self, _cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+            self.0.lock().push_back((tag, data.to_vec()));
+            Ok(())
+        }
+        fn receive(&self, _cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
+            let Some((tag, data)) = self.0.lock().pop_front() else { return fail(Errno::EAGAIN) };
+            *message = data;
+            Ok(tag)
+        }
+        fn attr(&self) -> Result<Attr> {
+            Ok(Attr::file(1, 0o600))
+        }
+        fn poll(&self, events: i16) -> i16 {
+            if self.0.lock().is_empty() { events & libc::POLLOUT } else { events }
+        }
+        fn wait_ready(&self, _events: i16) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    const CX: Cx =
+        Cx { caller: Caller { uid: 0, gid: 0, pid: 1 }, wait: Wait::Try, nonblock: false };
+
+    fn file(messages: &[&[u8]], seekable: bool) -> MessageFile<Fake> {
+        let file = MessageFile::new(Fake::default(), 0, seekable);
+        for message in messages {
+            let mut done = 0;
+            file.write(&CX, 0, message, &mut done).unwrap();
+            assert_eq!(done, message.len());
+        }
+        file
+    }
+
+    fn read(file: &MessageFile<Fake>, at: u64, size: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        file.read(&CX, at, size, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_message_then_end_of_file_then_the_next() {
+        let file = file(&[b"one", b"two"], true);
+        assert_eq!(read(&file, 0, 100), b"one");
+        assert_eq!(read(&file, 3, 100), b"");
+        assert_eq!(read(&file, 3, 100), b"two");
+        assert_eq!(read(&file, 6, 100), b"");
+        let mut out = Vec::new();
+        assert_eq!(file.read(&CX, 6, 100, &mut out).unwrap_err().errno(), Errno::EAGAIN);
+    }
+
+    #[test]
+    fn a_small_buffer_gets_pieces_and_nothing_is_cut_off() {
+        let file = file(&[b"abcdef"], true);
+        assert_eq!(read(&file, 0, 4), b"abcd");
+        assert_eq!(read(&file, 4, 4), b"ef");
+        assert_eq!(read(&file, 6, 4), b"");
+    }
+
+    #[test]
+    fn seeking_back_finds_the_message_again_and_takes_none() {
+        let file = file(&[b"line\nrest", b"next"], true);
+        assert_eq!(read(&file, 0, 4096), b"line\nrest");
+        assert_eq!(read(&file, 5, 4096), b"rest");
+        assert_eq!(read(&file, 9, 4096), b"");
+        assert_eq!(read(&file, 9, 4096), b"next");
+    }
+
+    #[test]
+    fn a_read_ahead_of_the_position_is_end_of_file_and_takes_nothing() {
+        let file = file(&[b"abc"], true);
+        assert_eq!(read(&file, 3, 100), b"");
+        assert_eq!(read(&file, 0, 100), b"abc");
+    }
+
+    #[test]
+    fn a_stream_ignores_the_position() {
+        let file = file(&[b"one", b"two"], false);
+        assert_eq!(read(&file, 0, 2), b"on");
+        assert_eq!(read(&file, 0, 2), b"e");
+        assert_eq!(read(&file, 0, 2), b"");
+        assert_eq!(read(&file, 0, 9), b"two");
+    }
+
+    #[test]
+    fn an_empty_message_is_one_end_of_file() {
+        let file = file(&[b"", b"x"], true);
+        assert_eq!(read(&file, 0, 9), b"");
+        assert_eq!(read(&file, 0, 9), b"x");
+    }
+
+    #[test]
+    fn a_killed_readers_message_goes_back() {
+        let file = file(&[b"job"], true);
+        let bytes = read(&file, 0, 100);
+        file.unread(&bytes);
+        assert_eq!(read(&file, 0, 100), b"job");
+    }
+
+    #[test]
+    fn a_later_piece_of_a_message_does_not_go_back() {
+        let file = file(&[b"abcdef"], true);
+        read(&file, 0, 3);
+        let bytes = read(&file, 3, 3);
+        file.unread(&bytes);
+        assert_eq!(file.queue.0.lock().len(), 0);
+    }
+
+    #[test]
+    fn what_would_be_torn_is_refused() {
+        assert!(check_length(MESSAGE_MAX).is_ok());
+        assert_eq!(check_length(MESSAGE_MAX + 1).unwrap_err().errno(), Errno::EMSGSIZE);
+    }
+
+    #[test]
+    fn poll_tells_of_what_a_read_would_give() {
+        let file = file(&[b"ab"], true);
+        assert_eq!(file.poll(libc::POLLIN), libc::POLLIN);
+        read(&file, 0, 1);
+        assert_eq!(file.poll(libc::POLLIN), libc::POLLIN, "the rest of the message");
+        read(&file, 1, 1);
+        assert_eq!(file.poll(libc::POLLIN), libc::POLLIN, "the end of file");
+        read(&file, 2, 1);
+        assert_eq!(file.poll(libc::POLLIN | libc::POLLOUT), libc::POLLOUT);
+    }
+}

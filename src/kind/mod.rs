@@ -1,0 +1,119 @@
+//! The kinds of IPC object, one file each, and the table of them all.
+//!
+//! A kind is a [`Dir`] whose names are objects. What the rest of the program needs to know of it
+//! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
+
+mod fsdir;
+pub mod message;
+mod mq;
+
+use std::sync::Arc;
+
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::vfs::{Attr, Children, Dir, DirEntry, Item};
+
+/// What the mount options say about the kinds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `-o mq_maxmsg=`: messages that a queue made by `touch` holds; else the kernel's default.
+    pub mq_maxmsg: Option<i64>,
+    /// `-o mq_msgsize=`: bytes that a message of a queue made by `touch` may have.
+    pub mq_msgsize: Option<i64>,
+}
+
+/// A directory of objects of one kind.
+pub trait Kind: Dir {}
+
+/// What the rest of the program knows about a kind.
+pub struct Profile {
+    /// Its directory below the mount, `/` between the parts.
+    pub path: &'static str,
+    /// What it holds, in a few words.
+    pub about: &'static str,
+    /// How its names become node ids.
+    pub children: Children,
+    /// Finds out what this machine allows and opens the kind; fails with the reason why there are
+    /// no such objects here.
+    pub open: fn(&Options) -> Result<Arc<dyn Kind>>,
+}
+
+/// All kinds, in the order in which they are listed.
+pub const KINDS: [Profile; 7] = [
+    mq::PROFILE,
+    absent("shm", "POSIX shared memory"),
+    absent("sem", "POSIX named semaphores"),
+    absent("fifo", "named pipes"),
+    absent("sysv/msg", "System V message queues"),
+    absent("sysv/sem", "System V semaphore sets"),
+    absent("sysv/shm", "System V shared memory segments"),
+];
+
+/// A kind that is not there yet.
+const fn absent(path: &'static str, about: &'static str) -> Profile {
+    Profile { path, about, children: Children::PerWriter, open: |_| fail(Errno::EOPNOTSUPP) }
+}
+
+/// Opens a kind; one that cannot be had is an empty directory that says why.
+pub fn open(profile: &'static Profile, options: &Options) -> Arc<dyn Kind> {
+    (profile.open)(options).unwrap_or_else(|error| {
+        if error.what().is_some() {
+            log::warn!("{}: {error}", profile.path);
+        }
+        Arc::new(Missing { profile, reason: error.what().map(Into::into) })
+    })
+}
+
+/// A kind that this machine does not have.
+struct Missing {
+    profile: &'static Profile,
+    reason: Option<String>,
+}
+
+impl Kind for Missing {}
+
+impl Dir for Missing {
+    fn attr(&self) -> Attr {
+        Attr::directory(0, 0o1777)
+    }
+
+    fn children(&self) -> Children {
+        self.profile.children
+    }
+
+    fn find(&self, _name: &[u8]) -> Result<Attr> {
+        fail(Errno::ENOENT)
+    }
+
+    fn item(self: Arc<Self>, _name: &[u8], _attr: &Attr) -> Result<Item> {
+        fail(Errno::ENOENT)
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        Ok(Vec::new())
+    }
+
+    fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
+        let about = self.profile.about;
+        let reason = self.reason.clone().unwrap_or_else(|| format!("{about}: not available"));
+        Err(Error::because(Errno::EOPNOTSUPP, reason))
+    }
+
+    fn make_fifo(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        self.create(caller, name, mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_directory_of_its_own() {
+        let mut paths: Vec<_> = KINDS.iter().map(|kind| kind.path).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), KINDS.len());
+        assert!(KINDS.iter().all(|kind| !kind.about.is_empty()));
+    }
+}

@@ -1,0 +1,421 @@
+//! `mq/NAME`: POSIX message queues, `mq_open("/NAME")` (`mq_overview(7)`).
+//!
+//! | operation | effect |
+//! | --- | --- |
+//! | `write` | sends one message at priority 0 (`mq_send(3)`) |
+//! | `read` | takes the oldest message of the highest priority (`mq_receive(3)`), then end of file |
+//! | `truncate` to 0 | discards what is queued; another size is `EINVAL` |
+//! | size | bytes queued |
+//!
+//! The queues are reached through their own file system (ipc/mqueue.c), mounted privately where
+//! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
+//! message queue descriptor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+use nix::fcntl::OFlag;
+
+use super::fsdir::{self, FsDir};
+use super::message::{MessageFile, Messages, check_length};
+use super::{Kind, Options, Profile};
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened, Wait,
+};
+
+/// The kind's profile.
+pub const PROFILE: Profile =
+    Profile { path: "mq", about: "POSIX message queues", children: Children::PerWriter, open };
+
+/// The queues of the current IPC namespace.
+pub struct Queues {
+    dir: FsDir,
+    options: Options,
+}
+
+fn open(options: &Options) -> Result<Arc<dyn Kind>> {
+    let dir = match sys::mount_privately() {
+        Ok(dir) => dir,
+        Err(errno) => sys::open_mounted().map_err(|_| {
+            Error::because(
+                errno,
+                "no message queues: mounting them privately is not permitted and no mqueue file \
+                 system is mounted on /dev/mqueue; as root: mkdir -p /dev/mqueue && mount -t \
+                 mqueue none /dev/mqueue",
+            )
+        })?,
+    };
+    Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
+}
+
+impl Kind for Queues {}
+
+impl Dir for Queues {
+    fn attr(&self) -> Attr {
+        // As the kernel's own directory: everybody may make, only owners may remove.
+        Attr::directory(0, 0o1777)
+    }
+
+    fn children(&self) -> Children {
+        PROFILE.children
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Attr> {
+        let opened = self.dir.open(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        match opened {
+            Ok(queue) => queue_attr(&queue),
+            // A user's daemon may not open what is not theirs; the name can be seen all the same.
+            Err(error) if error.errno() == Errno::EACCES => {
+                Ok(Attr { size: 0, ..self.dir.stat(name)? })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
+        let queue = Queue { kind: self, name: name.into(), ident: attr.ident };
+        Ok(Item::Object(Arc::new(queue)))
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        let mut entries = self.dir.list()?;
+        entries.retain(|entry| entry.file_type == FileType::Regular);
+        Ok(entries)
+    }
+
+    fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        let (maxmsg, msgsize) = (self.options.mq_maxmsg, self.options.mq_msgsize);
+        let attributes = match (maxmsg, msgsize) {
+            (None, None) => None,
+            _ => Some((
+                maxmsg.map_or_else(|| sys::default("msg_default"), Ok)?,
+                msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
+            )),
+        };
+        let name = fsdir::c_name(name)?;
+        caller.act(|| Ok(sys::create(&name, mode, attributes)?))
+    }
+
+    fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
+        self.dir.remove(caller, name)
+    }
+}
+
+/// A queue by its name.
+struct Queue {
+    kind: Arc<Queues>,
+    name: Box<[u8]>,
+    ident: u64,
+}
+
+impl Queue {
+    /// Opens the queue, if the name still stands for it.
+    fn descriptor(&self, flags: OFlag) -> Result<(OwnedFd, Attr)> {
+        let queue = self.kind.dir.open(&self.name, flags)?;
+        let attr = fsdir::attr(&nix::sys::stat::fstat(&queue)?);
+        if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
+    }
+
+    /// Discards what is queued at this moment.
+    fn discard(&self) -> Result<()> {
+        let (queue, _) = self.descriptor(OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
+        let sys::Attributes { queued, msgsize } = sys::attributes(queue.as_fd())?;
+        let mut message = Vec::new();
+        for _ in 0..queued {
+            match sys::receive(queue.as_fd(), msgsize, &mut message, Wait::Try) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Object for Queue {
+    fn attr(&self) -> Result<Attr> {
+        let attr = self.kind.find(&self.name)?;
+        if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+        match change.size {
+            None => {}
+            Some(0) => self.discard()?,
+            Some(size) => {
+                return Err(Error::because(
+                    Errno::EINVAL,
+                    format!("a queue cannot be made {size} bytes long; 0 discards what is queued"),
+                ));
+            }
+        }
+        self.kind.dir.change(caller, &self.name, self.ident, change)
+    }
+
+    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+        let flags = match (how.read, how.write) {
+            (true, false) => OFlag::O_RDONLY,
+            (false, true) => OFlag::O_WRONLY,
+            _ => OFlag::O_RDWR,
+        };
+        let (queue, attr) = self.descriptor(flags)?;
+        how.verify(&attr)?;
+        let seekable = !how.write;
+        let file = MessageFile::new(Descriptor::new(queue), 0, seekable);
+        Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+    }
+}
+
+/// An open queue, blocking; `Wait::Try` is a wait that is over already.
+struct Descriptor {
+    fd: OwnedFd,
+    /// The longest message, which never changes; asked for when it is first needed.
+    msgsize: OnceLock<usize>,
+}
+
+impl Descriptor {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, msgsize: OnceLock::new() }
+    }
+
+    fn msgsize(&self) -> Result<usize> {
+        match self.msgsize.get() {
+            Some(size) => Ok(*size),
+            None => {
+                let size = sys::attributes(self.fd.as_fd())?.msgsize;
+                Ok(*self.msgsize.get_or_init(|| size))
+            }
+        }
+    }
+
+    fn too_long(&self, length: usize) -> Error {
+        match (check_length(length), self.msgsize()) {
+            (Err(error), _) | (Ok(()), Err(error)) => error,
+            (Ok(()), Ok(msgsize)) => Error::because(
+                Errno::EMSGSIZE,
+                format!("the message has {length} bytes, the queue takes {msgsize}"),
+            ),
+        }
+    }
+}
+
+impl Messages for Descriptor {
+    fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        sys::send(self.fd.as_fd(), tag as u32, data, cx.wait).map_err(|errno| match errno {
+            Errno::EMSGSIZE => self.too_long(data.len()),
+            errno => errno.into(),
+        })
+    }
+
+    fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
+        let msgsize = self.msgsize()?;
+        Ok(i64::from(sys::receive(self.fd.as_fd(), msgsize, message, cx.wait)?))
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        queue_attr(&self.fd)
+    }
+
+    fn poll(&self, events: i16) -> i16 {
+        sys::poll(self.fd.as_fd(), events, 0).unwrap_or(0)
+    }
+
+    fn wait_ready(&self, events: i16) -> Result<()> {
+        Ok(sys::poll(self.fd.as_fd(), events, -1).map(drop)?)
+    }
+}
+
+/// The attributes of an open queue, its size being the bytes queued.
+fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
+    let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
+    let fd = queue.as_fd();
+    // An empty queue need not be read, and reading it would touch its times.
+    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::bytes_queued(fd)? };
+    Ok(Attr { size, ..attr })
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    //! The system calls; the C library's `mq_open` wants a name with a slash, the kernel's none.
+    use std::ffi::CStr;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+    use crate::error::{Errno, Result as Outcome};
+    use crate::vfs::Wait;
+
+    /// What `mq_getattr(3)` tells.
+    pub(super) struct Attributes {
+        pub(super) msgsize: usize,
+        pub(super) queued: u64,
+    }
+
+    fn descriptor(result: libc::c_long) -> Result<OwnedFd, Errno> {
+        let fd = Errno::result(result)?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
+    /// A mount of this IPC namespace's queues that is attached nowhere (fsmount(2)).
+    pub(super) fn mount_privately() -> Result<OwnedFd, Errno> {
+        // SAFETY: C strings and integers; each result is checked.
+        unsafe {
+            let context = descriptor(libc::syscall(
+                libc::SYS_fsopen,
+                c"mqueue".as_ptr(),
+                libc::FSOPEN_CLOEXEC,
+            ))?;
+            let none = std::ptr::null::<u8>();
+            let create = libc::FSCONFIG_CMD_CREATE;
+            Errno::result(libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                create,
+                none,
+                none,
+                0,
+            ))?;
+            descriptor(libc::syscall(
+                libc::SYS_fsmount,
+                context.as_raw_fd(),
+                libc::FSMOUNT_CLOEXEC,
+                libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
+            ))
+        }
+    }
+
+    /// /dev/mqueue, if the queues' file system is mounted there.
+    pub(super) fn open_mounted() -> Result<OwnedFd, Errno> {
+        /// linux/magic.h does not have it; ipc/mqueue.c: "MQUEUE_MAGIC".
+        const MQUEUE_MAGIC: i64 = 0x1980_0202;
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+        let dir = nix::fcntl::open("/dev/mqueue", flags, nix::sys::stat::Mode::empty())?;
+        let magic = nix::sys::statfs::fstatfs(&dir)?.filesystem_type().0;
+        if i64::from(magic) == MQUEUE_MAGIC { Ok(dir) } else { Err(Errno::ENODEV) }
+    }
+
+    /// A default that the kernel would take: /proc/sys/fs/mqueue.
+    pub(super) fn default(name: &str) -> Outcome<i64> {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/mqueue/{name}"))?;
+        text.trim().parse().map_err(|_| Errno::EIO.into())
+    }
+
+    /// Makes a queue; `attributes` are the number of messages and their size, or the defaults.
+    pub(super) fn create(
+        name: &CStr,
+        mode: u32,
+        attributes: Option<(i64, i64)>,
+    ) -> Result<(), Errno> {
+        // SAFETY: all zeroes is a valid mq_attr.
+        let mut attr: libc::mq_attr = unsafe { std::mem::zeroed() };
+        let attr = attributes.map_or(std::ptr::null(), |(maxmsg, msgsize)| {
+            attr.mq_maxmsg = maxmsg;
+            attr.mq_msgsize = msgsize;
+            &raw const attr
+        });
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
+        // SAFETY: the name ends with NUL, `attr` is null or outlives the call.
+        let queue = unsafe {
+            libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, mode & 0o7777, attr)
+        };
+        descriptor(queue).map(drop)
+    }
+
+    /// When the wait is over: null for never, or a time that is over already.
+    fn deadline(wait: Wait) -> *const libc::timespec {
+        static PAST: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        match wait {
+            Wait::Try => &raw const PAST,
+            Wait::Block => std::ptr::null(),
+        }
+    }
+
+    fn expired(errno: Errno) -> Errno {
+        if errno == Errno::ETIMEDOUT { Errno::EAGAIN } else { errno }
+    }
+
+    /// `mq_timedsend(3)`.
+    pub(super) fn send(
+        queue: BorrowedFd<'_>,
+        priority: u32,
+        data: &[u8],
+        wait: Wait,
+    ) -> Result<(), Errno> {
+        // SAFETY: the pointer and length are the slice's, the time is static or null.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mq_timedsend,
+                queue.as_raw_fd(),
+                data.as_ptr(),
+                data.len(),
+                priority,
+                deadline(wait),
+            )
+        };
+        Errno::result(done).map(drop).map_err(expired)
+    }
+
+    /// `mq_timedreceive(3)` with `room` for the message; returns the priority.
+    pub(super) fn receive(
+        queue: BorrowedFd<'_>,
+        room: usize,
+        message: &mut Vec<u8>,
+        wait: Wait,
+    ) -> Result<u32, Errno> {
+        message.clear();
+        message.reserve_exact(room);
+        let mut priority = 0_u32;
+        // SAFETY: the vector has room for `room` bytes, of which the kernel writes at most that
+        // many and says how many.
+        unsafe {
+            let length = Errno::result(libc::syscall(
+                libc::SYS_mq_timedreceive,
+                queue.as_raw_fd(),
+                message.as_mut_ptr(),
+                room,
+                &raw mut priority,
+                deadline(wait),
+            ))
+            .map_err(expired)?;
+            message.set_len(length as usize);
+        }
+        Ok(priority)
+    }
+
+    /// `mq_getattr(3)`.
+    pub(super) fn attributes(queue: BorrowedFd<'_>) -> Result<Attributes, Errno> {
+        // SAFETY: all zeroes is a valid mq_attr, and the kernel fills in no more than that.
+        unsafe {
+            let mut attr: libc::mq_attr = std::mem::zeroed();
+            let none = std::ptr::null::<libc::mq_attr>();
+            Errno::result(libc::syscall(
+                libc::SYS_mq_getsetattr,
+                queue.as_raw_fd(),
+                none,
+                &raw mut attr,
+            ))?;
+            Ok(Attributes {
+                msgsize: usize::try_from(attr.mq_msgsize).unwrap_or(0),
+                queued: u64::try_from(attr.mq_curmsgs).unwrap_or(0),
+            })
+        }
+    }
+
+    /// The bytes queued: the `QSIZE` of the queue's file (`mq_overview(7)`).
+    pub(super) fn bytes_queued(queue: BorrowedFd<'_>) -> Result<u64, Errno> {
+        let mut text = [0; 128];
+        let length = nix::sys::uio::pread(queue, &mut text, 0)?;
+        let digits = text[..length].strip_prefix(b"QSIZE:").unwrap_or_default();
+        let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+        Ok(digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    }
+
+    /// poll(2) on one descriptor; `timeout` in milliseconds, -1 for none.
+    pub(super) fn poll(queue: BorrowedFd<'_>, events: i16, timeout: i32) -> Result<i16, Errno> {
+        let mut one = libc::pollfd { fd: queue.as_raw_fd(), events, revents: 0 };
+        // SAFETY: one element, which outlives the call.
+        Errno::result(unsafe { libc::poll(&raw mut one, 1, timeout) })?;
+        Ok(one.revents)
+    }
+}

@@ -1,0 +1,35 @@
+//! Keeping the daemon small.
+
+#[allow(unsafe_code)]
+mod sys {
+    /// One heap for all threads: a thousand workers are not to open a heap each (mallopt(3)).
+    pub(super) fn one_arena() {
+        // SAFETY: mallopt takes two integers; called before there is a second thread.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+
+    /// Gives what is free back to the kernel (malloc_trim(3)).
+    pub(super) fn trim() {
+        // SAFETY: malloc_trim may be called at any time by any thread.
+        unsafe { libc::malloc_trim(64 * 1024) };
+    }
+}
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Workers that end before the heap is trimmed: a crowd has left.
+const CROWD: usize = 64;
+
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+
+/// To be called once at the start.
+pub fn keep_small() {
+    sys::one_arena();
+}
+
+/// To be called when a worker ends: after every [`CROWD`]th the heap is trimmed.
+pub fn release_if_large() {
+    if ENDED.fetch_add(1, Ordering::Relaxed) % CROWD == CROWD - 1 {
+        sys::trim();
+    }
+}

@@ -1,0 +1,99 @@
+//! What is always there: the directories above the kinds, and texts.
+
+use std::sync::Arc;
+
+use crate::caller::Caller;
+use crate::error::{Errno, Result, fail};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
+};
+
+/// A directory whose entries never change.
+pub struct FixedDir {
+    entries: Vec<(&'static str, Item)>,
+}
+
+impl FixedDir {
+    /// A directory of these entries, in this order.
+    pub fn new(entries: Vec<(&'static str, Item)>) -> Self {
+        Self { entries }
+    }
+}
+
+fn attr_of(ident: u64, item: &Item) -> Result<Attr> {
+    let attr = match item {
+        Item::Dir(dir) => dir.attr(),
+        Item::Object(object) => object.attr()?,
+        Item::Link(target) => {
+            let link = Attr::file(ident, 0o777);
+            Attr { file_type: FileType::Symlink, size: target.len() as u64, ..link }
+        }
+    };
+    Ok(Attr { ident, ..attr })
+}
+
+impl Dir for FixedDir {
+    fn attr(&self) -> Attr {
+        Attr::directory(0, 0o755)
+    }
+
+    fn children(&self) -> Children {
+        Children::Fixed
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Attr> {
+        for (index, (known, item)) in self.entries.iter().enumerate() {
+            if known.as_bytes() == name {
+                return attr_of(index as u64, item);
+            }
+        }
+        fail(Errno::ENOENT)
+    }
+
+    fn item(self: Arc<Self>, _name: &[u8], attr: &Attr) -> Result<Item> {
+        match self.entries.get(attr.ident as usize) {
+            Some((_, item)) => Ok(item.clone()),
+            None => fail(Errno::ENOENT),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        let entry = |(index, (name, item)): (usize, &(&str, Item))| {
+            let file_type = attr_of(index as u64, item)?.file_type;
+            Ok(DirEntry { name: name.as_bytes().to_vec(), ident: index as u64, file_type })
+        };
+        self.entries.iter().enumerate().map(entry).collect()
+    }
+}
+
+/// A text to read.
+pub struct Text(pub &'static str);
+
+impl Object for Text {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr { size: self.0.len() as u64, ..Attr::file(0, 0o444) })
+    }
+
+    fn change(&self, _caller: Caller, _change: &Change) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+
+    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+        if how.write {
+            return fail(Errno::EACCES);
+        }
+        Ok(Opened { handle: Arc::new(OpenText(self.0.into())), io: Io::Direct })
+    }
+}
+
+/// A text as it was when it was opened.
+pub struct OpenText(pub Box<str>);
+
+impl Handle for OpenText {
+    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let text = self.0.as_bytes();
+        let from = usize::try_from(at).map_or(text.len(), |at| at.min(text.len()));
+        out.extend_from_slice(&text[from..text.len().min(from.saturating_add(size))]);
+        Ok(())
+    }
+}

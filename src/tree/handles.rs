@@ -1,0 +1,96 @@
+//! Open files and directories, by the handle number that the kernel keeps for us.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::nodes::NodeId;
+use crate::error::{Errno, Result, fail};
+use crate::vfs::{DirEntry, Handle};
+
+/// The number of an open file or directory. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fh(pub u64);
+
+/// An open file.
+pub struct OpenFile {
+    /// The id that it was opened by.
+    pub node: NodeId,
+    /// Whether it is open for writing.
+    pub write: bool,
+    /// Whether it goes by the message, so that reading ahead would take one.
+    pub messages: bool,
+    /// What serves it.
+    pub handle: Arc<dyn Handle>,
+}
+
+/// An open directory: what was there when it was read from its beginning.
+pub struct OpenDir {
+    /// The id that it was opened by.
+    pub node: NodeId,
+    /// The listing, read when it is first needed and again after rewinddir(3).
+    pub entries: Mutex<Option<Arc<[DirEntry]>>>,
+}
+
+/// The table of one sort of handle.
+pub struct Handles<T> {
+    table: RwLock<HashMap<Fh, Arc<T>>>,
+    next: AtomicU64,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self { table: RwLock::default(), next: AtomicU64::new(1) }
+    }
+}
+
+impl<T> Handles<T> {
+    /// Adds a handle.
+    pub fn insert(&self, handle: T) -> Fh {
+        let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
+        self.table.write().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// A handle by its number; `EBADF` for one that was never given or is closed.
+    pub fn get(&self, fh: Fh) -> Result<Arc<T>> {
+        match self.table.read().get(&fh) {
+            Some(handle) => Ok(Arc::clone(handle)),
+            None => fail(Errno::EBADF),
+        }
+    }
+
+    /// Takes a handle out.
+    pub fn remove(&self, fh: Fh) -> Result<Arc<T>> {
+        self.table.write().remove(&fh).ok_or(Errno::EBADF.into())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_was_not_given_is_refused() {
+        let handles = Handles::default();
+        let fh = handles.insert("one");
+        assert_eq!(*handles.get(fh).unwrap(), "one");
+        handles.remove(fh).unwrap();
+        assert_eq!(handles.get(fh).unwrap_err().errno(), Errno::EBADF);
+        assert_eq!(handles.remove(fh).unwrap_err().errno(), Errno::EBADF);
+        assert_ne!(handles.insert("two"), fh);
+        assert_eq!(handles.len(), 1);
+    }
+}

@@ -1,0 +1,365 @@
+//! Which name is what, and what is open: the file system without FUSE.
+//!
+//! The tree asks directories and objects ([`crate::vfs`]) and keeps two tables: the nodes that the
+//! kernel knows and the handles that are open. It names no IPC call and knows no kind.
+
+pub mod fixed;
+pub mod handles;
+pub mod nodes;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::fixed::{FixedDir, Text};
+use self::handles::{Fh, Handles, OpenDir, OpenFile};
+use self::nodes::{Found, NodeId, Nodes};
+use crate::caller::Caller;
+use crate::error::{Errno, Result, fail};
+use crate::kind::{self, KINDS, Options};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item,
+};
+
+/// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
+const NAME_MAX: usize = 255;
+
+/// What a look-up found.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The node id and whether its attributes may be trusted for the rest of the path walk.
+    pub found: Found,
+    /// The attributes.
+    pub attr: Attr,
+    /// Whether the name is one that never changes.
+    pub fixed: bool,
+}
+
+/// An opened file.
+pub struct Opening {
+    /// Its number.
+    pub fh: Fh,
+    /// Whether it is open for writing.
+    pub write: bool,
+    /// Who moves its data.
+    pub io: Io,
+}
+
+/// The whole tree.
+pub struct Tree {
+    nodes: Nodes,
+    files: Handles<OpenFile>,
+    dirs: Handles<OpenDir>,
+}
+
+impl Tree {
+    /// The tree of all kinds.
+    pub fn new(options: &Options) -> Self {
+        Self::with_root(Item::Dir(Arc::new(FixedDir::new(root_entries(options)))))
+    }
+
+    fn with_root(root: Item) -> Self {
+        let nodes = Nodes::new(root, Attr::directory(0, 0o755));
+        Self { nodes, files: Handles::default(), dirs: Handles::default() }
+    }
+
+    /// How many node ids the kernel knows and how many files are open.
+    pub fn load(&self) -> (usize, usize) {
+        (self.nodes.len(), self.files.len() + self.dirs.len())
+    }
+
+    fn dir(&self, id: NodeId) -> Result<Arc<dyn Dir>> {
+        match self.nodes.item(id)? {
+            Item::Dir(dir) => Ok(dir),
+            _ => fail(Errno::ENOTDIR),
+        }
+    }
+
+    /// Looks a name up and counts the look-up.
+    pub fn look_up(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        let dir = self.dir(parent)?;
+        check_name(name)?;
+        let attr = dir.find(name)?;
+        self.enter(parent, dir, name, attr)
+    }
+
+    fn enter(
+        &self,
+        parent: NodeId,
+        dir: Arc<dyn Dir>,
+        name: &[u8],
+        attr: Attr,
+    ) -> Result<Entry> {
+        let children = match (dir.children(), attr.file_type) {
+            (children, FileType::Regular) => children,
+            (Children::PerWriter, _) => Children::Stable,
+            (children, _) => children,
+        };
+        let found =
+            self.nodes.look_up(parent, name, &attr, children, || dir.item(name, &attr))?;
+        Ok(Entry { found, attr, fixed: children == Children::Fixed })
+    }
+
+    /// The kernel forgets `count` look-ups of an id.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.nodes.forget(id, count);
+    }
+
+    /// The number that `stat` shows for a node: the same for all ids of an object.
+    pub fn ino(&self, id: NodeId) -> u64 {
+        self.nodes.get(id).map_or(id.0, |node| node.ino)
+    }
+
+    /// The attributes of a node, or of an open file whose name may be gone.
+    pub fn attr(&self, id: NodeId, fh: Option<Fh>) -> Result<Attr> {
+        if let Some(fh) = fh {
+            if let Some(attr) = self.file(id, fh)?.handle.attr() {
+                return attr;
+            }
+        }
+        let node = self.nodes.get(id)?;
+        let attr = match &node.item {
+            Item::Dir(dir) => dir.attr(),
+            Item::Object(object) => object.attr()?,
+            Item::Link(_) => node.attr,
+        };
+        self.nodes.refresh(id, &Attr { ident: node.attr.ident, ..attr });
+        Ok(attr)
+    }
+
+    /// Changes attributes and returns the new ones.
+    pub fn change(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        fh: Option<Fh>,
+        mut change: Change,
+    ) -> Result<Attr> {
+        let node = self.nodes.get(id)?;
+        let object = match &node.item {
+            Item::Object(object) => object,
+            Item::Dir(_) | Item::Link(_) => return fail(Errno::EPERM),
+        };
+        if let (Some(fh), Some(size)) = (fh, change.size) {
+            if let Some(done) = self.file(id, fh)?.handle.truncate(size) {
+                done?;
+                change.size = None;
+            }
+        }
+        if change != Change::default() {
+            object.change(caller, &change)?;
+        }
+        self.attr(id, fh)
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, id: NodeId) -> Result<Arc<[u8]>> {
+        match self.nodes.item(id)? {
+            Item::Link(target) => Ok(target),
+            _ => fail(Errno::EINVAL),
+        }
+    }
+
+    /// Makes an object, a named pipe (mknod(2)) and counts the look-up of it.
+    pub fn make(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        file_type: FileType,
+        mode: u32,
+    ) -> Result<Entry> {
+        let dir = self.dir(parent)?;
+        check_name(name)?;
+        match file_type {
+            FileType::Regular => dir.create(caller, name, mode)?,
+            FileType::Fifo => dir.make_fifo(caller, name, mode)?,
+            FileType::Directory | FileType::Symlink => return fail(Errno::EPERM),
+        }
+        let attr = dir.find(name)?;
+        self.enter(parent, dir, name, attr)
+    }
+
+    /// Makes a symbolic link and counts the look-up of it.
+    pub fn make_link(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry> {
+        let dir = self.dir(parent)?;
+        check_name(name)?;
+        dir.make_link(caller, name, target)?;
+        let attr = dir.find(name)?;
+        self.enter(parent, dir, name, attr)
+    }
+
+    /// Makes an object and opens it (`O_CREAT`).
+    ///
+    /// `ESTALE` where the kernel is to look the name up again and open what it finds, since it has
+    /// not checked the caller against it: somebody else has made it in the meantime, or it is a
+    /// pipe, which the kernel opens itself.
+    pub fn create(
+        &self,
+        cx: &Cx,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Entry, Opening)> {
+        let dir = self.dir(parent)?;
+        check_name(name)?;
+        match dir.create(cx.caller, name, mode) {
+            Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
+                return fail(Errno::ESTALE);
+            }
+            done => done?,
+        }
+        let attr = dir.find(name)?;
+        if attr.file_type != FileType::Regular {
+            return fail(Errno::ESTALE);
+        }
+        let entry = self.enter(parent, dir, name, attr)?;
+        match self.open(cx, entry.found.id, flags) {
+            Ok(opening) => Ok((entry, opening)),
+            Err(error) => {
+                // The kernel does not learn of this look-up.
+                self.nodes.forget(entry.found.id, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a name.
+    pub fn remove(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.dir(parent)?.remove(caller, name)
+    }
+
+    /// Renames within a directory; from one to another is `EPERM`, never `EXDEV`, which would make
+    /// `mv` copy and delete.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        replace: bool,
+    ) -> Result<()> {
+        if from.0 != to.0 {
+            return fail(Errno::EPERM);
+        }
+        check_name(to.1)?;
+        self.dir(from.0)?.rename(caller, from.1, to.1, replace)
+    }
+
+    /// Opens a file; `flags` are open(2)'s.
+    pub fn open(&self, cx: &Cx, id: NodeId, flags: i32) -> Result<Opening> {
+        let node = self.nodes.get(id)?;
+        let how = How::new(flags, node.attr);
+        let object = match node.item {
+            Item::Object(object) => object,
+            Item::Dir(_) => return fail(Errno::EISDIR),
+            Item::Link(_) => return fail(Errno::ELOOP),
+        };
+        self.nodes.begin_open(id, how.write)?;
+        match object.open(cx, &how) {
+            Ok(opened) => {
+                let file = OpenFile {
+                    node: id,
+                    write: how.write,
+                    messages: matches!(opened.io, Io::Messages),
+                    handle: opened.handle,
+                };
+                Ok(Opening { fh: self.files.insert(file), write: how.write, io: opened.io })
+            }
+            Err(error) => {
+                self.nodes.end_open(id, how.write);
+                Err(error)
+            }
+        }
+    }
+
+    /// An open file; `EBADF` if it is not one of this node.
+    pub fn file(&self, id: NodeId, fh: Fh) -> Result<Arc<OpenFile>> {
+        let file = self.files.get(fh)?;
+        if file.node == id { Ok(file) } else { fail(Errno::EBADF) }
+    }
+
+    /// Closes a file for the last time. What it has unfinished is sent by `finish`.
+    pub fn release(&self, fh: Fh) -> Result<Arc<dyn Handle>> {
+        let file = self.files.remove(fh)?;
+        self.nodes.end_open(file.node, file.write);
+        Ok(Arc::clone(&file.handle))
+    }
+
+    /// Opens a directory.
+    pub fn open_dir(&self, id: NodeId) -> Result<Fh> {
+        self.dir(id)?;
+        Ok(self.dirs.insert(OpenDir { node: id, entries: Mutex::default() }))
+    }
+
+    /// The entries of an open directory; read anew if `rewind`.
+    pub fn read_dir(&self, id: NodeId, fh: Fh, rewind: bool) -> Result<Arc<[DirEntry]>> {
+        let open = self.dirs.get(fh)?;
+        if open.node != id {
+            return fail(Errno::EBADF);
+        }
+        let mut entries = open.entries.lock();
+        match &*entries {
+            Some(entries) if !rewind => Ok(Arc::clone(entries)),
+            _ => {
+                let listed: Arc<[DirEntry]> = self.dir(id)?.list()?.into();
+                *entries = Some(Arc::clone(&listed));
+                Ok(listed)
+            }
+        }
+    }
+
+    /// The directory above a directory.
+    pub fn parent(&self, id: NodeId) -> Result<NodeId> {
+        Ok(self.nodes.get(id)?.parent)
+    }
+
+    /// Closes a directory.
+    pub fn release_dir(&self, fh: Fh) -> Result<()> {
+        self.dirs.remove(fh).map(drop)
+    }
+
+    /// The path of a node below the mount, for the log.
+    pub fn path(&self, id: NodeId) -> String {
+        let mut parts = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            let Ok(node) = self.nodes.get(at) else { break };
+            parts.push(String::from_utf8_lossy(&node.name).escape_debug().to_string());
+            at = node.parent;
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX { fail(Errno::ENAMETOOLONG) } else { Ok(()) }
+}
+
+/// The root's entries: the kinds at their paths, and how to use them.
+fn root_entries(options: &Options) -> Vec<(&'static str, Item)> {
+    let readme = Item::Object(Arc::new(Text(include_str!("readme.txt"))));
+    let mut root = vec![("README", readme)];
+    let mut groups: Vec<(&'static str, Vec<(&'static str, Item)>)> = Vec::new();
+    for profile in &KINDS {
+        let dir = Item::Dir(kind::open(profile, options));
+        match profile.path.split_once('/') {
+            None => root.push((profile.path, dir)),
+            Some((group, name)) => match groups.iter_mut().find(|(known, _)| *known == group) {
+                Some((_, entries)) => entries.push((name, dir)),
+                None => groups.push((group, vec![(name, dir)])),
+            },
+        }
+    }
+    for (group, entries) in groups {
+        root.push((group, Item::Dir(Arc::new(FixedDir::new(entries)))));
+    }
+    root
+}

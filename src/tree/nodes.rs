@@ -1,0 +1,331 @@
+//! Node ids: what the kernel calls the things it has looked up.
+//!
+//! The kernel counts its look-ups of each id and says when it forgets some; an id whose count has
+//! come to zero is gone, so that the table holds no more than the kernel does.
+//!
+//! Objects of a [`Children::PerWriter`] directory share one id as long as nobody has it open for
+//! writing. While somebody has, each look-up gets an id of its own, since the kernel holds the lock
+//! of the inode, thus of the id, for as long as a write waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Errno, Result, fail};
+use crate::vfs::{Attr, Children, Item};
+
+/// A node id, as the kernel gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root of the mount (`FUSE_ROOT_ID`).
+    pub const ROOT: Self = Self(1);
+}
+
+/// A directory's number in the table, which is part of its children's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    parent: NodeId,
+    ident: u64,
+}
+
+/// A node as the tree sees it.
+#[derive(Clone)]
+pub struct Node {
+    /// What it stands for.
+    pub item: Item,
+    /// The directory that it was found in.
+    pub parent: NodeId,
+    /// The name that it was last found under.
+    pub name: Arc<[u8]>,
+    /// The attributes that the kernel was last told.
+    pub attr: Attr,
+    /// The id that `stat` shows as inode number: the same for all ids of an object.
+    pub ino: u64,
+}
+
+struct Entry {
+    node: Node,
+    lookups: u64,
+    writers: u32,
+    children: Children,
+    /// Files that are open by this id.
+    opens: u32,
+    /// Entries that have this one as their parent: it must not go before them.
+    held: u64,
+}
+
+struct Table {
+    entries: HashMap<NodeId, Entry>,
+    shared: HashMap<Place, NodeId>,
+    next: u64,
+}
+
+/// The table of nodes.
+pub struct Nodes {
+    table: Mutex<Table>,
+}
+
+/// The answer to a look-up.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The id to tell the kernel.
+    pub id: NodeId,
+    /// Whether the attributes may serve the rest of the caller's path walk: the id is the
+    /// object's own and nobody has it open, who could see them grow old by fstat(2).
+    pub settled: bool,
+}
+
+impl Nodes {
+    /// A table that knows the root.
+    pub fn new(root: Item, attr: Attr) -> Self {
+        let node = Node { item: root, parent: NodeId::ROOT, name: Arc::default(), attr, ino: 1 };
+        let entry = Entry {
+            node,
+            lookups: 1,
+            writers: 0,
+            children: Children::Fixed,
+            opens: 0,
+            held: 0,
+        };
+        let table = Table {
+            entries: HashMap::from([(NodeId::ROOT, entry)]),
+            shared: HashMap::new(),
+            next: NodeId::ROOT.0 + 1,
+        };
+        Self { table: Mutex::new(table) }
+    }
+
+    /// The node of an id; `ESTALE` for one that the kernel should have forgotten.
+    pub fn get(&self, id: NodeId) -> Result<Node> {
+        match self.table.lock().entries.get(&id) {
+            Some(entry) => Ok(entry.node.clone()),
+            None => fail(Errno::ESTALE),
+        }
+    }
+
+    /// The item of an id alone.
+    pub fn item(&self, id: NodeId) -> Result<Item> {
+        match self.table.lock().entries.get(&id) {
+            Some(entry) => Ok(entry.node.item.clone()),
+            None => fail(Errno::ESTALE),
+        }
+    }
+
+    /// Counts a look-up of `name`, which has `attr` in `parent`, and gives its id. `item` is asked
+    /// only if the object is not known or has another name by now.
+    pub fn look_up(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        attr: &Attr,
+        children: Children,
+        item: impl FnOnce() -> Result<Item>,
+    ) -> Result<Found> {
+        let place = Place { parent, ident: attr.ident };
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        if let Some(&id) = table.shared.get(&place) {
+            if let Some(entry) = table.entries.get_mut(&id) {
+                if &*entry.node.name != name {
+                    entry.node.item = item()?;
+                    entry.node.name = name.into();
+                }
+                entry.node.attr = *attr;
+                let taken = children == Children::PerWriter && entry.writers > 0;
+                if !taken {
+                    entry.lookups += 1;
+                    return Ok(Found { id, settled: entry.opens == 0 });
+                }
+                let node = entry.node.clone();
+                return Ok(Found { id: table.insert(node, children, None), settled: false });
+            }
+        }
+        let node =
+            Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
+        Ok(Found { id: table.insert(node, children, Some(place)), settled: true })
+    }
+
+    /// Counts `count` look-ups less.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        if id == NodeId::ROOT {
+            return;
+        }
+        let mut table = self.table.lock();
+        if let Some(entry) = table.entries.get_mut(&id) {
+            entry.lookups = entry.lookups.saturating_sub(count);
+        }
+        table.remove_if_unused(id);
+    }
+
+    /// Counts somebody who opens `id`. For writing, `ESTALE` if somebody has it open for writing
+    /// already: the kernel then looks up once more and gets an id of its own.
+    pub fn begin_open(&self, id: NodeId, write: bool) -> Result<()> {
+        let mut table = self.table.lock();
+        let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
+        if write && entry.children == Children::PerWriter && entry.writers > 0 {
+            return fail(Errno::ESTALE);
+        }
+        entry.opens += 1;
+        entry.writers += u32::from(write);
+        Ok(())
+    }
+
+    /// The counterpart of [`Nodes::begin_open`].
+    pub fn end_open(&self, id: NodeId, write: bool) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+            entry.opens = entry.opens.saturating_sub(1);
+            entry.writers = entry.writers.saturating_sub(u32::from(write));
+        }
+    }
+
+    /// Remembers attributes that the kernel is told outside of a look-up.
+    pub fn refresh(&self, id: NodeId, attr: &Attr) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+            entry.node.attr = *attr;
+        }
+    }
+
+    /// How many ids the kernel knows.
+    pub fn len(&self) -> usize {
+        self.table.lock().entries.len()
+    }
+
+    /// Never: there is always the root.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+impl Table {
+    fn insert(&mut self, mut node: Node, children: Children, place: Option<Place>) -> NodeId {
+        let id = NodeId(self.next);
+        self.next += 1;
+        if place.is_some() {
+            node.ino = id.0;
+        }
+        if let Some(parent) = self.entries.get_mut(&node.parent) {
+            parent.held += 1;
+        }
+        if let Some(place) = place {
+            self.shared.insert(place, id);
+        }
+        let entry = Entry { node, lookups: 1, writers: 0, children, opens: 0, held: 0 };
+        self.entries.insert(id, entry);
+        id
+    }
+
+    fn remove_if_unused(&mut self, mut id: NodeId) {
+        while let Some(entry) = self.entries.get(&id) {
+            if entry.lookups > 0 || entry.held > 0 || id == NodeId::ROOT {
+                return;
+            }
+            let Some(entry) = self.entries.remove(&id) else { return };
+            let place = Place { parent: entry.node.parent, ident: entry.node.attr.ident };
+            if self.shared.get(&place) == Some(&id) {
+                self.shared.remove(&place);
+            }
+            id = entry.node.parent;
+            if let Some(parent) = self.entries.get_mut(&id) {
+                parent.held = parent.held.saturating_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes() -> Nodes {
+        Nodes::new(Item::Link((*b"root").into()), Attr::directory(0, 0o755))
+    }
+
+    fn look_up(nodes: &Nodes, name: &str, ident: u64) -> Found {
+        let item = || Ok(Item::Link(name.as_bytes().into()));
+        let attr = Attr::file(ident, 0o600);
+        nodes.look_up(NodeId::ROOT, name.as_bytes(), &attr, Children::PerWriter, item).unwrap()
+    }
+
+    #[test]
+    fn look_ups_share_an_id_until_somebody_writes() {
+        let nodes = nodes();
+        let first = look_up(&nodes, "a", 7).id;
+        assert_eq!(look_up(&nodes, "a", 7).id, first);
+        nodes.begin_open(first, true).unwrap();
+        let own = look_up(&nodes, "a", 7);
+        assert_ne!(own.id, first);
+        assert!(!own.settled);
+        assert_ne!(look_up(&nodes, "a", 7).id, own.id);
+        assert_eq!(nodes.get(own.id).unwrap().ino, nodes.get(first).unwrap().ino);
+        nodes.end_open(first, true);
+        assert_eq!(look_up(&nodes, "a", 7).id, first);
+    }
+
+    #[test]
+    fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
+        let nodes = nodes();
+        let id = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(id, true).unwrap();
+        assert_eq!(nodes.begin_open(id, true).unwrap_err().errno(), Errno::ESTALE);
+        nodes.end_open(id, true);
+        nodes.begin_open(id, true).unwrap();
+    }
+
+    #[test]
+    fn a_million_look_ups_leave_nothing_once_forgotten() {
+        let nodes = nodes();
+        let id = look_up(&nodes, "a", 7).id;
+        for _ in 1..1_000_000 {
+            look_up(&nodes, "a", 7);
+        }
+        assert_eq!(nodes.len(), 2);
+        nodes.forget(id, 1_000_000);
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes.table.lock().shared.len(), 0);
+    }
+
+    #[test]
+    fn another_object_of_the_same_name_is_another_node() {
+        let nodes = nodes();
+        let old = look_up(&nodes, "a", 7).id;
+        let new = look_up(&nodes, "a", 8).id;
+        assert_ne!(old, new);
+        nodes.forget(old, 1);
+        assert_eq!(nodes.get(old).map(|_| ()).unwrap_err().errno(), Errno::ESTALE);
+        assert_eq!(look_up(&nodes, "a", 8).id, new);
+    }
+
+    #[test]
+    fn a_renamed_object_keeps_its_id_and_answers_to_its_new_name() {
+        let nodes = nodes();
+        let id = look_up(&nodes, "a", 7).id;
+        assert_eq!(look_up(&nodes, "b", 7).id, id);
+        assert_eq!(&*nodes.get(id).unwrap().name, b"b");
+    }
+
+    #[test]
+    fn a_directory_stays_as_long_as_something_in_it() {
+        let nodes = nodes();
+        let dir = look_up(&nodes, "dir", 1).id;
+        let item = || Ok(Item::Link((*b"x").into()));
+        let attr = Attr::file(2, 0o600);
+        let child = nodes.look_up(dir, b"x", &attr, Children::Stable, item).unwrap().id;
+        nodes.forget(dir, 1);
+        assert!(nodes.get(dir).is_ok());
+        nodes.forget(child, 1);
+        assert_eq!(nodes.len(), 1);
+    }
+
+    #[test]
+    fn forgetting_what_is_unknown_or_too_much_does_no_harm() {
+        let nodes = nodes();
+        nodes.forget(NodeId(99), 5);
+        nodes.forget(NodeId::ROOT, 5);
+        let id = look_up(&nodes, "a", 7).id;
+        nodes.forget(id, 100);
+        assert_eq!(nodes.len(), 1);
+    }
+}

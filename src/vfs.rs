@@ -1,0 +1,335 @@
+//! The vocabulary between the FUSE side, the tree and the kinds.
+//!
+//! A tree is made of three roles: a [`Dir`] knows names, an [`Object`] is what a name stands for,
+//! a [`Handle`] is an open object. None of them knows FUSE. What a trait does by default is to
+//! refuse, so that an implementation holds only what it can do.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::caller::Caller;
+use crate::error::{Errno, Result, fail};
+
+/// Whether an operation may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// At once or `EAGAIN`: the request loop asks so, first of all.
+    Try,
+    /// As long as it takes: a worker asks so. A signal ends the wait with `EINTR`.
+    Block,
+}
+
+/// Who asks and whether it may take time.
+#[derive(Clone, Copy, Debug)]
+pub struct Cx {
+    /// Who asks.
+    pub caller: Caller,
+    /// Whether it may wait.
+    pub wait: Wait,
+    /// Whether the file is open with `O_NONBLOCK`.
+    pub nonblock: bool,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A regular file: everything that the daemon or a backing file reads and writes.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A named pipe, served by the kernel's own pipe code.
+    Fifo,
+    /// A symbolic link: a name for a key.
+    Symlink,
+}
+
+/// The attributes of a name, as stat(2) shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Which object this is: a number that no other object of the same directory has, nor will
+    /// have soon (an inode number, a System V identifier with its sequence number). It tells
+    /// whether a name still stands for the object that the kernel has checked.
+    pub ident: u64,
+    /// What kind of file.
+    pub file_type: FileType,
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes: queued in a queue, held by a segment.
+    pub size: u64,
+    /// Blocks of 512 bytes that are really there.
+    pub blocks: u64,
+    /// Number of names.
+    pub nlink: u32,
+    /// Last read.
+    pub atime: SystemTime,
+    /// Last write.
+    pub mtime: SystemTime,
+    /// Last change of attributes.
+    pub ctime: SystemTime,
+}
+
+impl Attr {
+    /// A directory of root's with these permissions, as old as the daemon.
+    pub fn directory(ident: u64, mode: u32) -> Self {
+        let born = crate::born();
+        Self {
+            ident,
+            file_type: FileType::Directory,
+            mode,
+            uid: crate::owner().0,
+            gid: crate::owner().1,
+            size: 0,
+            blocks: 0,
+            nlink: 2,
+            atime: born,
+            mtime: born,
+            ctime: born,
+        }
+    }
+
+    /// A regular file of root's with these permissions, as old as the daemon.
+    pub fn file(ident: u64, mode: u32) -> Self {
+        Self { file_type: FileType::Regular, nlink: 1, ..Self::directory(ident, mode) }
+    }
+
+    /// What decides who may open it.
+    pub fn access(&self) -> (u32, u32, u32) {
+        (self.mode, self.uid, self.gid)
+    }
+}
+
+/// The attributes to change; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Last read.
+    pub atime: Option<SetTime>,
+    /// Last write.
+    pub mtime: Option<SetTime>,
+}
+
+/// A time to set, as for utimensat(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The time at which it is done.
+    Now,
+    /// This time.
+    To(SystemTime),
+}
+
+/// How a file is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// `O_TRUNC`: it destroys nothing but the content of an ordinary file.
+    pub truncate: bool,
+    /// `O_APPEND`.
+    pub append: bool,
+    /// The attributes that the kernel has checked the caller against: if the object opened has
+    /// others, the answer is `ESTALE`, and the kernel looks up and checks again.
+    pub checked: Attr,
+}
+
+impl How {
+    /// What open(2)'s flags say, of an object that the kernel has checked with these attributes.
+    pub fn new(flags: i32, checked: Attr) -> Self {
+        let access = flags & libc::O_ACCMODE;
+        Self {
+            read: access != libc::O_WRONLY,
+            write: access != libc::O_RDONLY,
+            truncate: flags & libc::O_TRUNC != 0,
+            append: flags & libc::O_APPEND != 0,
+            checked,
+        }
+    }
+
+    /// Fails with `ESTALE` if what has been opened is not what the kernel has checked.
+    pub fn verify(&self, opened: &Attr) -> Result<()> {
+        if opened.ident == self.checked.ident && opened.access() == self.checked.access() {
+            Ok(())
+        } else {
+            fail(Errno::ESTALE)
+        }
+    }
+}
+
+/// Who moves an open file's data.
+#[derive(Debug)]
+pub enum Io {
+    /// The handle, message by message: nothing is cached or read ahead.
+    Messages,
+    /// The handle, a text or bytes at offsets; nothing is cached, size 0 is no reason not to read.
+    Direct,
+    /// The kernel, straight to this file; falls back to the handle where passthrough is not to be
+    /// had.
+    Passthrough(OwnedFd),
+    /// mmap goes to this file, read and write come to the handle, which keeps the bounds.
+    Mapped(OwnedFd),
+}
+
+/// An opened object.
+pub struct Opened {
+    /// What serves it.
+    pub handle: Arc<dyn Handle>,
+    /// Who moves the data.
+    pub io: Io,
+}
+
+/// What a name of a [`Dir`] stands for.
+#[derive(Clone)]
+pub enum Item {
+    /// A directory.
+    Dir(Arc<dyn Dir>),
+    /// A file.
+    Object(Arc<dyn Object>),
+    /// A symbolic link and its target.
+    Link(Arc<[u8]>),
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name, any bytes but `/` and NUL.
+    pub name: Vec<u8>,
+    /// As in [`Attr::ident`].
+    pub ident: u64,
+    /// What kind of file.
+    pub file_type: FileType,
+}
+
+/// How the names of a directory become node ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Children {
+    /// They are always there and never change: the kernel may keep them.
+    Fixed,
+    /// One id per object, however many have it open: what a mapping or a pipe hangs on.
+    Stable,
+    /// One id as long as nobody writes, then one for each look-up: the kernel holds an inode's
+    /// lock while a write waits, and nobody is to wait for that.
+    PerWriter,
+}
+
+/// A directory.
+pub trait Dir: Send + Sync {
+    /// Its own attributes.
+    fn attr(&self) -> Attr;
+
+    /// How its names become node ids.
+    fn children(&self) -> Children;
+
+    /// The attributes of `name`; `ENOENT` if there is none.
+    fn find(&self, name: &[u8]) -> Result<Attr>;
+
+    /// What `name` stands for, `find` having given `attr`.
+    fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item>;
+
+    /// All that is there now.
+    fn list(&self) -> Result<Vec<DirEntry>>;
+
+    /// Makes an object with default attributes, owned by the caller. `EEXIST` if there is one.
+    fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+
+    /// Makes a named pipe.
+    fn make_fifo(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+
+    /// Makes a symbolic link.
+    fn make_link(&self, _caller: Caller, _name: &[u8], _target: &[u8]) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+
+    /// Removes the object of that name.
+    fn remove(&self, _caller: Caller, _name: &[u8]) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+
+    /// Renames within this directory; `replace` says whether an object that has the new name
+    /// already may be replaced (`EEXIST` if not).
+    fn rename(&self, _caller: Caller, _from: &[u8], _to: &[u8], _replace: bool) -> Result<()> {
+        fail(Errno::EPERM)
+    }
+}
+
+/// What a name stands for: an object of the kernel, or a file of ctl/.
+pub trait Object: Send + Sync {
+    /// Its attributes now; `ENOENT` if it is gone.
+    fn attr(&self) -> Result<Attr>;
+
+    /// Changes attributes of the real object.
+    fn change(&self, caller: Caller, change: &Change) -> Result<()>;
+
+    /// Opens it. The kernel has checked the permissions.
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened>;
+}
+
+/// An open object. Dropping it closes it.
+pub trait Handle: Send + Sync {
+    /// Its attributes, also when its name is gone; `None` where the name tells.
+    fn attr(&self) -> Option<Result<Attr>> {
+        None
+    }
+
+    /// Changes the size of the open file; `None` where [`Object::change`] does it.
+    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+        None
+    }
+
+    /// Appends up to `size` bytes to `out`; none is end of file. `at` is the file position, which
+    /// a stream ignores. What is in `out` when it fails has been read nevertheless.
+    fn read(&self, _cx: &Cx, _at: u64, _size: usize, _out: &mut Vec<u8>) -> Result<()> {
+        fail(Errno::EBADF)
+    }
+
+    /// Writes `data` from `done` on and counts what has been written there. What is counted when
+    /// it fails has been written nevertheless.
+    fn write(&self, _cx: &Cx, _at: u64, _data: &[u8], _done: &mut usize) -> Result<()> {
+        fail(Errno::EBADF)
+    }
+
+    /// Gives back what the last `read` of `bytes` bytes took, since its reader has been killed
+    /// before it could have them.
+    fn unread(&self, _bytes: &[u8]) {}
+
+    /// Which of `events` (poll(2)) hold now.
+    fn poll(&self, events: i16) -> i16 {
+        events & (libc::POLLIN | libc::POLLRDNORM | libc::POLLOUT | libc::POLLWRNORM)
+    }
+
+    /// Waits until one of `events` may hold; `EINTR` after a signal.
+    fn wait_ready(&self, _events: i16) -> Result<()> {
+        Ok(())
+    }
+
+    /// Sends what is unfinished, at the last close.
+    fn finish(&self, _cx: &Cx) -> Result<()> {
+        Ok(())
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE` (lseek(2)).
+    fn seek(&self, _offset: i64, _whence: i32) -> Result<i64> {
+        fail(Errno::EINVAL)
+    }
+
+    /// fallocate(2).
+    fn allocate(&self, _mode: i32, _offset: u64, _length: u64) -> Result<()> {
+        fail(Errno::EOPNOTSUPP)
+    }
+}
