@@ -72,10 +72,36 @@ pub struct MountOptions {
 
 /// Options that mean something to mount(8) or that ipcfs does in any case.
 const IGNORED: &[&str] = &[
-    "rw", "defaults", "auto", "noauto", "user", "users", "nouser", "nousers", "owner", "group",
-    "_netdev", "nofail", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
-    "nolazytime", "silent", "loud", "mand", "nomand", "diratime", "nodiratime", "dev", "suid",
-    "nodev", "nosuid", "default_permissions", "auto_unmount",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "users",
+    "nouser",
+    "nousers",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "silent",
+    "loud",
+    "mand",
+    "nomand",
+    "diratime",
+    "nodiratime",
+    "dev",
+    "suid",
+    "nodev",
+    "nosuid",
+    "default_permissions",
+    "auto_unmount",
 ];
 
 impl MountOptions {
@@ -116,7 +142,9 @@ impl MountOptions {
                 ("fsname" | "subtype" | "comment", Some(_)) => {}
                 (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
                 (name, None) if IGNORED.contains(&name) => {}
-                _ => return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them")),
+                _ => {
+                    return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them"));
+                }
             }
         }
         Ok(options)

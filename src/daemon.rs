@@ -143,10 +143,7 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 }
 
 fn is_dead(mountpoint: &Path) -> bool {
-    matches!(
-        nix::sys::stat::stat(mountpoint),
-        Err(Errno::ENOTCONN | Errno::ECONNABORTED)
-    )
+    matches!(nix::sys::stat::stat(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.
@@ -382,7 +379,6 @@ impl Guard {
         }
     }
 }
-
 
 #[allow(unsafe_code)]
 mod sys {

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod status;
 pub mod tree;
 pub mod vfs;
 
@@ -26,7 +27,5 @@ pub fn born() -> SystemTime {
 /// The daemon's user and group: the owner of directories and ctl files.
 pub fn owner() -> (u32, u32) {
     static OWNER: OnceLock<(u32, u32)> = OnceLock::new();
-    *OWNER.get_or_init(|| {
-        (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
-    })
+    *OWNER.get_or_init(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()))
 }

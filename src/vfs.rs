@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
+use crate::status::Fields;
 
 /// Whether an operation may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +228,7 @@ pub enum Children {
 /// A directory.
 pub trait Dir: Send + Sync {
     /// Its own attributes.
-    fn attr(&self) -> Attr;
+    fn attr(&self) -> Result<Attr>;
 
     /// How its names become node ids.
     fn children(&self) -> Children;
@@ -278,6 +279,16 @@ pub trait Object: Send + Sync {
 
     /// Opens it. The kernel has checked the permissions.
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened>;
+
+    /// Its directory below ctl/.
+    fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
+        None
+    }
+
+    /// What is known of it: `ctl/KIND/NAME/status`. The names are the C interface's own.
+    fn status(&self) -> Result<Fields> {
+        fail(Errno::EOPNOTSUPP)
+    }
 }
 
 /// An open object. Dropping it closes it.

@@ -16,10 +16,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    BsdFileFlags, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use self::poll::Polls;
@@ -222,14 +223,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let id = NodeId(ino.0);
-        let change = Change {
-            mode,
-            uid,
-            gid,
-            size,
-            atime: atime.map(set_time),
-            mtime: mtime.map(set_time),
-        };
+        let change =
+            Change { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         let fh = fh.map(|fh| Fh(fh.0));
         safely(|| match self.tree.change(caller(request), id, fh, change) {
             Ok(attr) => self.attr_reply(reply, id, &attr),
@@ -284,8 +279,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let remove =
-            || self.tree.remove(caller(request), NodeId(parent.0), name.as_bytes());
+        let remove = || self.tree.remove(caller(request), NodeId(parent.0), name.as_bytes());
         safely(|| match remove() {
             Ok(()) => reply.ok(),
             Err(error) => {
@@ -389,9 +383,8 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let cx = try_cx(request, flags);
-        let create = || {
-            self.tree.create(&cx, NodeId(parent.0), name.as_bytes(), mode & 0o7777, flags)
-        };
+        let create =
+            || self.tree.create(&cx, NodeId(parent.0), name.as_bytes(), mode & 0o7777, flags);
         safely(|| match create() {
             Ok((entry, opening)) => {
                 let attr = file_attr(entry.found.id.0, &entry.attr);
@@ -489,9 +482,8 @@ impl Filesystem for Adapter {
                     let (late, data) = (Late::new(reply), data.to_vec());
                     let asked = self.asked("write", request, ino, None);
                     let _ = self.blocker.submit(request.unique().0, move |flight| {
-                        let outcome = flight.until_cancelled(|| {
-                            file.handle.write(&cx, offset, &data, &mut done)
-                        });
+                        let outcome = flight
+                            .until_cancelled(|| file.handle.write(&cx, offset, &data, &mut done));
                         let Some(reply) = late.take() else { return };
                         match outcome {
                             Err(error) if done == 0 => reply.refuse(|| asked, &error),
@@ -587,9 +579,9 @@ impl Filesystem for Adapter {
         let fill = |reply: &mut ReplyDirectory| -> Result<()> {
             let entries = self.tree.read_dir(id, Fh(fh.0), offset == 0)?;
             let dots = [(id, "."), (self.tree.parent(id)?, "..")];
-            let dots = dots.iter().map(|(id, name)| {
-                (INodeNo(id.0), fuser::FileType::Directory, OsStr::new(name))
-            });
+            let dots = dots
+                .iter()
+                .map(|(id, name)| (INodeNo(id.0), fuser::FileType::Directory, OsStr::new(name)));
             let names = entries.iter().map(|entry| {
                 // Zero would mean that there is no such entry (getdents(2)).
                 let ino = INodeNo(entry.ident.max(1));

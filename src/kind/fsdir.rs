@@ -82,7 +82,8 @@ impl FsDir {
             let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
-            caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
+            caller
+                .act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let times = [timespec(change.atime), timespec(change.mtime)];

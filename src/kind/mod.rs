@@ -3,6 +3,7 @@
 //! A kind is a [`Dir`] whose names are objects. What the rest of the program needs to know of it
 //! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
 
+pub mod control;
 mod fsdir;
 pub mod message;
 mod mq;
@@ -23,7 +24,27 @@ pub struct Options {
 }
 
 /// A directory of objects of one kind.
-pub trait Kind: Dir {}
+pub trait Kind: Dir {
+    /// Makes an object with attributes, owned by the caller: what [`Dir::create`] does with none.
+    /// The attributes are among those of the kind's [`Profile`].
+    fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()>;
+}
+
+/// Attributes of an object to be made, by their names in `ctl/create`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes(Vec<(&'static str, u64)>);
+
+impl Attributes {
+    /// Sets an attribute.
+    pub fn set(&mut self, name: &'static str, value: u64) {
+        self.0.push((name, value));
+    }
+
+    /// An attribute, if it was given; the last one counts.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+}
 
 /// What the rest of the program knows about a kind.
 pub struct Profile {
@@ -33,6 +54,8 @@ pub struct Profile {
     pub about: &'static str,
     /// How its names become node ids.
     pub children: Children,
+    /// What [`Kind::make`] takes beside the mode, all of them numbers.
+    pub attributes: &'static [&'static str],
     /// Finds out what this machine allows and opens the kind; fails with the reason why there are
     /// no such objects here.
     pub open: fn(&Options) -> Result<Arc<dyn Kind>>,
@@ -51,7 +74,13 @@ pub const KINDS: [Profile; 7] = [
 
 /// A kind that is not there yet.
 const fn absent(path: &'static str, about: &'static str) -> Profile {
-    Profile { path, about, children: Children::PerWriter, open: |_| fail(Errno::EOPNOTSUPP) }
+    Profile {
+        path,
+        about,
+        children: Children::PerWriter,
+        attributes: &[],
+        open: |_| fail(Errno::EOPNOTSUPP),
+    }
 }
 
 /// Opens a kind; one that cannot be had is an empty directory that says why.
@@ -70,11 +99,17 @@ struct Missing {
     reason: Option<String>,
 }
 
-impl Kind for Missing {}
+impl Kind for Missing {
+    fn make(&self, _: Caller, _: &[u8], _: u32, _: &Attributes) -> Result<()> {
+        let about = self.profile.about;
+        let reason = self.reason.clone().unwrap_or_else(|| format!("{about}: not available"));
+        Err(Error::because(Errno::EOPNOTSUPP, reason))
+    }
+}
 
 impl Dir for Missing {
-    fn attr(&self) -> Attr {
-        Attr::directory(0, 0o1777)
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::directory(0, 0o1777))
     }
 
     fn children(&self) -> Children {
@@ -93,10 +128,8 @@ impl Dir for Missing {
         Ok(Vec::new())
     }
 
-    fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
-        let about = self.profile.about;
-        let reason = self.reason.clone().unwrap_or_else(|| format!("{about}: not available"));
-        Err(Error::because(Errno::EOPNOTSUPP, reason))
+    fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        self.make(caller, name, mode, &Attributes::default())
     }
 
     fn make_fifo(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {

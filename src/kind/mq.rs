@@ -16,18 +16,25 @@ use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
+use super::control::{Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Kind, Options, Profile};
+use super::{Attributes, Kind, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened, Wait,
 };
 
 /// The kind's profile.
-pub const PROFILE: Profile =
-    Profile { path: "mq", about: "POSIX message queues", children: Children::PerWriter, open };
+pub const PROFILE: Profile = Profile {
+    path: "mq",
+    about: "POSIX message queues",
+    children: Children::PerWriter,
+    attributes: &["maxmsg", "msgsize"],
+    open,
+};
 
 /// The queues of the current IPC namespace.
 pub struct Queues {
@@ -50,12 +57,27 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
 }
 
-impl Kind for Queues {}
+impl Kind for Queues {
+    fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
+        let given = |name| attributes.get(name).map(|value| value.try_into().unwrap_or(i64::MAX));
+        let maxmsg = given("maxmsg").or(self.options.mq_maxmsg);
+        let msgsize = given("msgsize").or(self.options.mq_msgsize);
+        let size = match (maxmsg, msgsize) {
+            (None, None) => None,
+            _ => Some((
+                maxmsg.map_or_else(|| sys::default("msg_default"), Ok)?,
+                msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
+            )),
+        };
+        let name = fsdir::c_name(name)?;
+        caller.act(|| Ok(sys::create(&name, mode, size)?))
+    }
+}
 
 impl Dir for Queues {
-    fn attr(&self) -> Attr {
+    fn attr(&self) -> Result<Attr> {
         // As the kernel's own directory: everybody may make, only owners may remove.
-        Attr::directory(0, 0o1777)
+        Ok(Attr::directory(0, 0o1777))
     }
 
     fn children(&self) -> Children {
@@ -86,16 +108,7 @@ impl Dir for Queues {
     }
 
     fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
-        let (maxmsg, msgsize) = (self.options.mq_maxmsg, self.options.mq_msgsize);
-        let attributes = match (maxmsg, msgsize) {
-            (None, None) => None,
-            _ => Some((
-                maxmsg.map_or_else(|| sys::default("msg_default"), Ok)?,
-                msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
-            )),
-        };
-        let name = fsdir::c_name(name)?;
-        caller.act(|| Ok(sys::create(&name, mode, attributes)?))
+        self.make(caller, name, mode, &Attributes::default())
     }
 
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
@@ -121,7 +134,7 @@ impl Queue {
     /// Discards what is queued at this moment.
     fn discard(&self) -> Result<()> {
         let (queue, _) = self.descriptor(OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
-        let sys::Attributes { queued, msgsize } = sys::attributes(queue.as_fd())?;
+        let sys::Attributes { queued, msgsize, .. } = sys::attributes(queue.as_fd())?;
         let mut message = Vec::new();
         for _ in 0..queued {
             match sys::receive(queue.as_fd(), msgsize, &mut message, Wait::Try) {
@@ -166,7 +179,45 @@ impl Object for Queue {
         let file = MessageFile::new(Descriptor::new(queue), 0, seekable);
         Ok(Opened { handle: Arc::new(file), io: Io::Messages })
     }
+
+    fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
+        Some(Arc::new(ControlDir::new(self, CONTROLS)))
+    }
+
+    fn status(&self) -> Result<Fields> {
+        let (queue, attr) = self.descriptor(OFlag::O_RDONLY)?;
+        let attributes = sys::attributes(queue.as_fd())?;
+        let info = sys::info(queue.as_fd())?;
+        Ok(Fields::default()
+            .text("name", &*self.name)
+            .mode(attr.mode)
+            .number("uid", attr.uid)
+            .number("gid", attr.gid)
+            .number("maxmsg", attributes.maxmsg)
+            .number("msgsize", attributes.msgsize as u64)
+            .number("curmsgs", attributes.queued)
+            .number("bytes", info.bytes)
+            .number("notify_pid", info.notify_pid)
+            .number("notify_signal", info.notify_signal)
+            .times(&attr))
+    }
 }
+
+/// `ctl/mq/NAME/`.
+const CONTROLS: &[Control<Queue>] = &[
+    Control {
+        name: "status",
+        access: Access::Read,
+        about: "what is known of the queue, as name=value lines",
+        serve: Serve::Sh(Queue::status),
+    },
+    Control {
+        name: "status.json",
+        access: Access::Read,
+        about: "the same as JSON",
+        serve: Serve::Json(Queue::status),
+    },
+];
 
 /// An open queue, blocking; `Wait::Try` is a wait that is over already.
 struct Descriptor {
@@ -232,7 +283,7 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::bytes_queued(fd)? };
+    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
     Ok(Attr { size, ..attr })
 }
 
@@ -247,6 +298,7 @@ mod sys {
 
     /// What `mq_getattr(3)` tells.
     pub(super) struct Attributes {
+        pub(super) maxmsg: i64,
         pub(super) msgsize: usize,
         pub(super) queued: u64,
     }
@@ -316,9 +368,8 @@ mod sys {
         });
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
         // SAFETY: the name ends with NUL, `attr` is null or outlives the call.
-        let queue = unsafe {
-            libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, mode & 0o7777, attr)
-        };
+        let queue =
+            unsafe { libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, mode & 0o7777, attr) };
         descriptor(queue).map(drop)
     }
 
@@ -396,19 +447,45 @@ mod sys {
                 &raw mut attr,
             ))?;
             Ok(Attributes {
+                maxmsg: attr.mq_maxmsg,
                 msgsize: usize::try_from(attr.mq_msgsize).unwrap_or(0),
                 queued: u64::try_from(attr.mq_curmsgs).unwrap_or(0),
             })
         }
     }
 
-    /// The bytes queued: the `QSIZE` of the queue's file (`mq_overview(7)`).
-    pub(super) fn bytes_queued(queue: BorrowedFd<'_>) -> Result<u64, Errno> {
+    /// What the queue's file says (`mq_overview(7)`).
+    #[derive(Debug, Default, PartialEq, Eq)]
+    pub(super) struct Info {
+        /// The bytes queued.
+        pub(super) bytes: u64,
+        /// The process that `mq_notify(3)` tells, 0 for none.
+        pub(super) notify_pid: u32,
+        /// The signal that tells it, 0 for none.
+        pub(super) notify_signal: u32,
+    }
+
+    /// Reads the queue's file.
+    pub(super) fn info(queue: BorrowedFd<'_>) -> Result<Info, Errno> {
         let mut text = [0; 128];
         let length = nix::sys::uio::pread(queue, &mut text, 0)?;
-        let digits = text[..length].strip_prefix(b"QSIZE:").unwrap_or_default();
-        let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
-        Ok(digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+        Ok(parse_info(&String::from_utf8_lossy(&text[..length])))
+    }
+
+    /// Understands `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
+    pub(super) fn parse_info(text: &str) -> Info {
+        let mut info = Info::default();
+        // The numbers are padded with blanks on their right.
+        for word in text.split_ascii_whitespace() {
+            let Some((name, value)) = word.split_once(':') else { continue };
+            match name {
+                "QSIZE" => info.bytes = value.parse().unwrap_or(0),
+                "SIGNO" => info.notify_signal = value.parse().unwrap_or(0),
+                "NOTIFY_PID" => info.notify_pid = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        info
     }
 
     /// poll(2) on one descriptor; `timeout` in milliseconds, -1 for none.
@@ -417,5 +494,17 @@ mod sys {
         // SAFETY: one element, which outlives the call.
         Errno::result(unsafe { libc::poll(&raw mut one, 1, timeout) })?;
         Ok(one.revents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sys::{Info, parse_info};
+
+    #[test]
+    fn the_queues_file_is_understood() {
+        let text = "QSIZE:129        NOTIFY:0     SIGNO:10    NOTIFY_PID:8260  \n";
+        assert_eq!(parse_info(text), Info { bytes: 129, notify_pid: 8260, notify_signal: 10 });
+        assert_eq!(parse_info("nonsense"), Info::default());
     }
 }

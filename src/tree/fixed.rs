@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
+use crate::kind::control::OpenText;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened,
 };
 
 /// A directory whose entries never change.
@@ -22,7 +23,7 @@ impl FixedDir {
 
 fn attr_of(ident: u64, item: &Item) -> Result<Attr> {
     let attr = match item {
-        Item::Dir(dir) => dir.attr(),
+        Item::Dir(dir) => dir.attr()?,
         Item::Object(object) => object.attr()?,
         Item::Link(target) => {
             let link = Attr::file(ident, 0o777);
@@ -33,8 +34,8 @@ fn attr_of(ident: u64, item: &Item) -> Result<Attr> {
 }
 
 impl Dir for FixedDir {
-    fn attr(&self) -> Attr {
-        Attr::directory(0, 0o755)
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::directory(0, 0o755))
     }
 
     fn children(&self) -> Children {
@@ -82,18 +83,7 @@ impl Object for Text {
         if how.write {
             return fail(Errno::EACCES);
         }
-        Ok(Opened { handle: Arc::new(OpenText(self.0.into())), io: Io::Direct })
-    }
-}
-
-/// A text as it was when it was opened.
-pub struct OpenText(pub Box<str>);
-
-impl Handle for OpenText {
-    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let text = self.0.as_bytes();
-        let from = usize::try_from(at).map_or(text.len(), |at| at.min(text.len()));
-        out.extend_from_slice(&text[from..text.len().min(from.saturating_add(size))]);
-        Ok(())
+        let handle = OpenText { attr: how.checked, text: self.0.into() };
+        Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
     }
 }

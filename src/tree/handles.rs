@@ -47,11 +47,14 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
+    /// A number for a handle to be.
+    pub fn number(&self) -> Fh {
+        Fh(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Adds a handle.
-    pub fn insert(&self, handle: T) -> Fh {
-        let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
+    pub fn insert(&self, fh: Fh, handle: T) {
         self.table.write().insert(fh, Arc::new(handle));
-        fh
     }
 
     /// A handle by its number; `EBADF` for one that was never given or is closed.
@@ -85,12 +88,13 @@ mod tests {
     #[test]
     fn a_number_that_was_not_given_is_refused() {
         let handles = Handles::default();
-        let fh = handles.insert("one");
+        let fh = handles.number();
+        handles.insert(fh, "one");
         assert_eq!(*handles.get(fh).unwrap(), "one");
         handles.remove(fh).unwrap();
         assert_eq!(handles.get(fh).unwrap_err().errno(), Errno::EBADF);
         assert_eq!(handles.remove(fh).unwrap_err().errno(), Errno::EBADF);
-        assert_ne!(handles.insert("two"), fh);
-        assert_eq!(handles.len(), 1);
+        assert_ne!(handles.number(), fh);
+        assert!(handles.is_empty());
     }
 }

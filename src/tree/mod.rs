@@ -3,6 +3,7 @@
 //! The tree asks directories and objects ([`crate::vfs`]) and keeps two tables: the nodes that the
 //! kernel knows and the handles that are open. It names no IPC call and knows no kind.
 
+pub mod ctl;
 pub mod fixed;
 pub mod handles;
 pub mod nodes;
@@ -11,15 +12,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use self::ctl::CtlKind;
 use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
 use self::nodes::{Found, NodeId, Nodes};
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::kind::{self, KINDS, Options};
-use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item,
-};
+use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item};
 
 /// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
 const NAME_MAX: usize = 255;
@@ -83,20 +83,13 @@ impl Tree {
         self.enter(parent, dir, name, attr)
     }
 
-    fn enter(
-        &self,
-        parent: NodeId,
-        dir: Arc<dyn Dir>,
-        name: &[u8],
-        attr: Attr,
-    ) -> Result<Entry> {
+    fn enter(&self, parent: NodeId, dir: Arc<dyn Dir>, name: &[u8], attr: Attr) -> Result<Entry> {
         let children = match (dir.children(), attr.file_type) {
             (children, FileType::Regular) => children,
             (Children::PerWriter, _) => Children::Stable,
             (children, _) => children,
         };
-        let found =
-            self.nodes.look_up(parent, name, &attr, children, || dir.item(name, &attr))?;
+        let found = self.nodes.look_up(parent, name, &attr, children, || dir.item(name, &attr))?;
         Ok(Entry { found, attr, fixed: children == Children::Fixed })
     }
 
@@ -112,16 +105,14 @@ impl Tree {
 
     /// The attributes of a node, or of an open file whose name may be gone.
     pub fn attr(&self, id: NodeId, fh: Option<Fh>) -> Result<Attr> {
-        if let Some(fh) = fh {
-            if let Some(attr) = self.file(id, fh)?.handle.attr() {
-                return attr;
-            }
-        }
+        // fstat(2) comes without the handle; one that is open by this id serves as well.
+        let open = fh.or_else(|| self.nodes.opened(id)).and_then(|fh| self.file(id, fh).ok());
         let node = self.nodes.get(id)?;
-        let attr = match &node.item {
-            Item::Dir(dir) => dir.attr(),
-            Item::Object(object) => object.attr()?,
-            Item::Link(_) => node.attr,
+        let attr = match (open.and_then(|file| file.handle.attr()), &node.item) {
+            (Some(attr), _) => attr?,
+            (None, Item::Dir(dir)) => dir.attr()?,
+            (None, Item::Object(object)) => object.attr()?,
+            (None, Item::Link(_)) => node.attr,
         };
         self.nodes.refresh(id, &Attr { ident: node.attr.ident, ..attr });
         Ok(attr)
@@ -261,7 +252,8 @@ impl Tree {
             Item::Dir(_) => return fail(Errno::EISDIR),
             Item::Link(_) => return fail(Errno::ELOOP),
         };
-        self.nodes.begin_open(id, how.write)?;
+        let fh = self.files.number();
+        self.nodes.begin_open(id, fh, how.write)?;
         match object.open(cx, &how) {
             Ok(opened) => {
                 let file = OpenFile {
@@ -270,10 +262,11 @@ impl Tree {
                     messages: matches!(opened.io, Io::Messages),
                     handle: opened.handle,
                 };
-                Ok(Opening { fh: self.files.insert(file), write: how.write, io: opened.io })
+                self.files.insert(fh, file);
+                Ok(Opening { fh, write: how.write, io: opened.io })
             }
             Err(error) => {
-                self.nodes.end_open(id, how.write);
+                self.nodes.end_open(id, fh, how.write);
                 Err(error)
             }
         }
@@ -288,14 +281,16 @@ impl Tree {
     /// Closes a file for the last time. What it has unfinished is sent by `finish`.
     pub fn release(&self, fh: Fh) -> Result<Arc<dyn Handle>> {
         let file = self.files.remove(fh)?;
-        self.nodes.end_open(file.node, file.write);
+        self.nodes.end_open(file.node, fh, file.write);
         Ok(Arc::clone(&file.handle))
     }
 
     /// Opens a directory.
     pub fn open_dir(&self, id: NodeId) -> Result<Fh> {
         self.dir(id)?;
-        Ok(self.dirs.insert(OpenDir { node: id, entries: Mutex::default() }))
+        let fh = self.dirs.number();
+        self.dirs.insert(fh, OpenDir { node: id, entries: Mutex::default() });
+        Ok(fh)
     }
 
     /// The entries of an open directory; read anew if `rewind`.
@@ -343,23 +338,41 @@ fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_MAX { fail(Errno::ENAMETOOLONG) } else { Ok(()) }
 }
 
-/// The root's entries: the kinds at their paths, and how to use them.
-fn root_entries(options: &Options) -> Vec<(&'static str, Item)> {
-    let readme = Item::Object(Arc::new(Text(include_str!("readme.txt"))));
-    let mut root = vec![("README", readme)];
-    let mut groups: Vec<(&'static str, Vec<(&'static str, Item)>)> = Vec::new();
-    for profile in &KINDS {
-        let dir = Item::Dir(kind::open(profile, options));
-        match profile.path.split_once('/') {
-            None => root.push((profile.path, dir)),
+type Entries = Vec<(&'static str, Item)>;
+
+/// The root's entries: the kinds at their paths, the same paths once more below ctl/, and how to
+/// use them.
+fn root_entries(options: &Options) -> Entries {
+    let (mut root, mut ctl) = (Entries::new(), Entries::new());
+    root.push(("README", Item::Object(Arc::new(Text(include_str!("readme.txt"))))));
+    ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
+    let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.path, kind::open(kind, options))).collect();
+    let dirs = kinds.iter().map(|(path, kind)| {
+        let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
+        (*path, Item::Dir(kind))
+    });
+    place(&mut root, dirs);
+    let dirs = kinds
+        .iter()
+        .map(|(path, kind)| (*path, Item::Dir(Arc::new(CtlKind::new(Arc::clone(kind))))));
+    place(&mut ctl, dirs);
+    root.push(("ctl", Item::Dir(Arc::new(FixedDir::new(ctl)))));
+    root
+}
+
+/// Puts directories at their paths; those whose path has two parts share the one above.
+fn place(entries: &mut Entries, dirs: impl Iterator<Item = (&'static str, Item)>) {
+    let mut groups: Vec<(&'static str, Entries)> = Vec::new();
+    for (path, dir) in dirs {
+        match path.split_once('/') {
+            None => entries.push((path, dir)),
             Some((group, name)) => match groups.iter_mut().find(|(known, _)| *known == group) {
                 Some((_, entries)) => entries.push((name, dir)),
                 None => groups.push((group, vec![(name, dir)])),
             },
         }
     }
-    for (group, entries) in groups {
-        root.push((group, Item::Dir(Arc::new(FixedDir::new(entries)))));
+    for (group, members) in groups {
+        entries.push((group, Item::Dir(Arc::new(FixedDir::new(members)))));
     }
-    root
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
 use crate::vfs::{Attr, Children, Item};
 
@@ -51,8 +52,8 @@ struct Entry {
     lookups: u64,
     writers: u32,
     children: Children,
-    /// Files that are open by this id.
-    opens: u32,
+    /// Files that are open by this id, oldest first.
+    opens: Vec<Fh>,
     /// Entries that have this one as their parent: it must not go before them.
     held: u64,
 }
@@ -87,7 +88,7 @@ impl Nodes {
             lookups: 1,
             writers: 0,
             children: Children::Fixed,
-            opens: 0,
+            opens: Vec::new(),
             held: 0,
         };
         let table = Table {
@@ -137,14 +138,13 @@ impl Nodes {
                 let taken = children == Children::PerWriter && entry.writers > 0;
                 if !taken {
                     entry.lookups += 1;
-                    return Ok(Found { id, settled: entry.opens == 0 });
+                    return Ok(Found { id, settled: entry.opens.is_empty() });
                 }
                 let node = entry.node.clone();
                 return Ok(Found { id: table.insert(node, children, None), settled: false });
             }
         }
-        let node =
-            Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
+        let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
         Ok(Found { id: table.insert(node, children, Some(place)), settled: true })
     }
 
@@ -160,25 +160,30 @@ impl Nodes {
         table.remove_if_unused(id);
     }
 
-    /// Counts somebody who opens `id`. For writing, `ESTALE` if somebody has it open for writing
+    /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
     /// already: the kernel then looks up once more and gets an id of its own.
-    pub fn begin_open(&self, id: NodeId, write: bool) -> Result<()> {
+    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool) -> Result<()> {
         let mut table = self.table.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
         if write && entry.children == Children::PerWriter && entry.writers > 0 {
             return fail(Errno::ESTALE);
         }
-        entry.opens += 1;
+        entry.opens.push(fh);
         entry.writers += u32::from(write);
         Ok(())
     }
 
     /// The counterpart of [`Nodes::begin_open`].
-    pub fn end_open(&self, id: NodeId, write: bool) {
+    pub fn end_open(&self, id: NodeId, fh: Fh, write: bool) {
         if let Some(entry) = self.table.lock().entries.get_mut(&id) {
-            entry.opens = entry.opens.saturating_sub(1);
+            entry.opens.retain(|open| *open != fh);
             entry.writers = entry.writers.saturating_sub(u32::from(write));
         }
+    }
+
+    /// The file that was opened last by `id`, if one is still open.
+    pub fn opened(&self, id: NodeId) -> Option<Fh> {
+        self.table.lock().entries.get(&id)?.opens.last().copied()
     }
 
     /// Remembers attributes that the kernel is told outside of a look-up.
@@ -212,7 +217,7 @@ impl Table {
         if let Some(place) = place {
             self.shared.insert(place, id);
         }
-        let entry = Entry { node, lookups: 1, writers: 0, children, opens: 0, held: 0 };
+        let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
         self.entries.insert(id, entry);
         id
     }
@@ -254,13 +259,13 @@ mod tests {
         let nodes = nodes();
         let first = look_up(&nodes, "a", 7).id;
         assert_eq!(look_up(&nodes, "a", 7).id, first);
-        nodes.begin_open(first, true).unwrap();
+        nodes.begin_open(first, Fh(1), true).unwrap();
         let own = look_up(&nodes, "a", 7);
         assert_ne!(own.id, first);
         assert!(!own.settled);
         assert_ne!(look_up(&nodes, "a", 7).id, own.id);
         assert_eq!(nodes.get(own.id).unwrap().ino, nodes.get(first).unwrap().ino);
-        nodes.end_open(first, true);
+        nodes.end_open(first, Fh(1), true);
         assert_eq!(look_up(&nodes, "a", 7).id, first);
     }
 
@@ -268,10 +273,10 @@ mod tests {
     fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
         let nodes = nodes();
         let id = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(id, true).unwrap();
-        assert_eq!(nodes.begin_open(id, true).unwrap_err().errno(), Errno::ESTALE);
-        nodes.end_open(id, true);
-        nodes.begin_open(id, true).unwrap();
+        nodes.begin_open(id, Fh(1), true).unwrap();
+        assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
+        nodes.end_open(id, Fh(1), true);
+        nodes.begin_open(id, Fh(1), true).unwrap();
     }
 
     #[test]

@@ -1,0 +1,322 @@
+//! The files of an object's directory below ctl/: one table per kind.
+//!
+//! A table line says a file's name, whom it is for and what opening it does; everything else is
+//! here.
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock};
+
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::status::Fields;
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
+    Wait,
+};
+
+/// One file, or one directory of numbered files, of an object of type `T`.
+pub struct Control<T: 'static> {
+    /// Its name.
+    pub name: &'static str,
+    /// Who may open it.
+    pub access: Access,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    /// What it does.
+    pub serve: Serve<T>,
+}
+
+/// Who may open a control file: its mode follows the object's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read by who may read the object.
+    Read,
+    /// Written by who may write the object.
+    Write,
+    /// Both.
+    ReadWrite,
+    /// Read by who may write the object: reading or opening it changes something.
+    Alter,
+}
+
+impl Access {
+    /// The permission bits of the control file of an object with these.
+    pub const fn mode(self, object: u32) -> u32 {
+        match self {
+            Self::Read => object & 0o444,
+            Self::Write => object & 0o222,
+            Self::ReadWrite => object & 0o666,
+            Self::Alter => (object & 0o222) << 1,
+        }
+    }
+}
+
+/// What a control file does.
+pub enum Serve<T: 'static> {
+    /// Shows the object's fields as lines for sh(1).
+    Sh(fn(&T) -> Result<Fields>),
+    /// Shows them as JSON.
+    Json(fn(&T) -> Result<Fields>),
+    /// Shows a text that takes time to gather: a worker does it.
+    Slow(fn(&T, &Cx) -> Result<Vec<u8>>),
+    /// Is opened as a file of its own.
+    Open(fn(&Arc<T>, &Cx, &How) -> Result<Opened>),
+    /// Is a directory of files named by numbers, any of `valid`; `listed` are shown.
+    Numbers {
+        /// The numbers that can be looked up.
+        valid: RangeInclusive<i64>,
+        /// The numbers that a listing shows.
+        listed: fn(&T) -> Result<Vec<i64>>,
+        /// Opens one.
+        open: fn(&Arc<T>, i64, &Cx, &How) -> Result<Opened>,
+    },
+}
+
+/// The directory of an object below ctl/.
+pub struct ControlDir<T: 'static> {
+    object: Arc<T>,
+    table: &'static [Control<T>],
+}
+
+impl<T: Object> ControlDir<T> {
+    /// The files of `table` for `object`.
+    pub fn new(object: Arc<T>, table: &'static [Control<T>]) -> Self {
+        Self { object, table }
+    }
+
+    fn attr_of(&self, index: usize, control: &Control<T>) -> Result<Attr> {
+        let object = self.object.attr()?;
+        let ident = index as u64;
+        Ok(match control.serve {
+            Serve::Numbers { .. } => directory_like(&object, ident),
+            _ => file_like(&object, ident, control.access),
+        })
+    }
+}
+
+/// A directory that belongs to the object's owner and can be looked into by everybody.
+pub fn directory_like(object: &Attr, ident: u64) -> Attr {
+    Attr {
+        ident,
+        file_type: FileType::Directory,
+        mode: 0o555,
+        size: 0,
+        blocks: 0,
+        nlink: 2,
+        ..*object
+    }
+}
+
+fn file_like(object: &Attr, ident: u64, access: Access) -> Attr {
+    let mode = access.mode(object.mode);
+    Attr { ident, file_type: FileType::Regular, mode, size: 0, blocks: 0, nlink: 1, ..*object }
+}
+
+impl<T: Object + 'static> Dir for ControlDir<T> {
+    fn attr(&self) -> Result<Attr> {
+        Ok(directory_like(&self.object.attr()?, 0))
+    }
+
+    fn children(&self) -> Children {
+        Children::PerWriter
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Attr> {
+        let named = |(_, control): &(usize, &Control<T>)| control.name.as_bytes() == name;
+        match self.table.iter().enumerate().find(named) {
+            Some((index, control)) => self.attr_of(index, control),
+            None => fail(Errno::ENOENT),
+        }
+    }
+
+    fn item(self: Arc<Self>, _name: &[u8], attr: &Attr) -> Result<Item> {
+        let Some(control) = self.table.get(attr.ident as usize) else {
+            return fail(Errno::ENOENT);
+        };
+        let object = Arc::clone(&self.object);
+        Ok(match control.serve {
+            Serve::Numbers { .. } => Item::Dir(Arc::new(NumberDir { object, control })),
+            _ => Item::Object(Arc::new(ControlFile {
+                object,
+                control,
+                ident: attr.ident,
+                number: 0,
+            })),
+        })
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        let entry = |(index, control): (usize, &Control<T>)| DirEntry {
+            name: control.name.into(),
+            ident: index as u64,
+            file_type: match control.serve {
+                Serve::Numbers { .. } => FileType::Directory,
+                _ => FileType::Regular,
+            },
+        };
+        Ok(self.table.iter().enumerate().map(entry).collect())
+    }
+}
+
+/// A directory of files named by numbers.
+struct NumberDir<T: 'static> {
+    object: Arc<T>,
+    control: &'static Control<T>,
+}
+
+impl<T: Object + 'static> Dir for NumberDir<T> {
+    fn attr(&self) -> Result<Attr> {
+        Ok(directory_like(&self.object.attr()?, 0))
+    }
+
+    fn children(&self) -> Children {
+        Children::PerWriter
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Attr> {
+        let Serve::Numbers { valid, .. } = &self.control.serve else { return fail(Errno::ENOENT) };
+        let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<i64>().ok());
+        match number {
+            // One spelling for each number, so that it has one node.
+            Some(number) if valid.contains(&number) && number.to_string().as_bytes() == name => {
+                Ok(file_like(&self.object.attr()?, number as u64, self.control.access))
+            }
+            _ => fail(Errno::ENOENT),
+        }
+    }
+
+    fn item(self: Arc<Self>, _name: &[u8], attr: &Attr) -> Result<Item> {
+        Ok(Item::Object(Arc::new(ControlFile {
+            object: Arc::clone(&self.object),
+            control: self.control,
+            ident: attr.ident,
+            number: attr.ident as i64,
+        })))
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        let Serve::Numbers { listed, .. } = &self.control.serve else { return Ok(Vec::new()) };
+        let entry = |number: i64| DirEntry {
+            name: number.to_string().into(),
+            ident: number as u64,
+            file_type: FileType::Regular,
+        };
+        Ok(listed(&self.object)?.into_iter().map(entry).collect())
+    }
+}
+
+/// A control file.
+struct ControlFile<T: 'static> {
+    object: Arc<T>,
+    control: &'static Control<T>,
+    ident: u64,
+    number: i64,
+}
+
+impl<T: Object> Object for ControlFile<T> {
+    fn attr(&self) -> Result<Attr> {
+        Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
+    }
+
+    fn change(&self, _caller: Caller, change: &Change) -> Result<()> {
+        // `>` and touch(1) are no reason to fail; modes and owners are the object's.
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
+            return Err(Error::because(
+                Errno::EPERM,
+                "a file of ctl/ has the permissions of its object; change those",
+            ));
+        }
+        Ok(())
+    }
+
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
+        how.verify(&self.attr()?)?;
+        // Root is let through by the kernel whatever the mode says.
+        let readable = !matches!(self.control.access, Access::Write);
+        let writable = matches!(self.control.access, Access::Write | Access::ReadWrite);
+        if (how.read && !readable) || (how.write && !writable) {
+            return fail(Errno::EACCES);
+        }
+        let attr = how.checked;
+        let text = |text| Opened { handle: Arc::new(OpenText { attr, text }), io: Io::Direct };
+        match &self.control.serve {
+            Serve::Sh(show) => Ok(text(show(&self.object)?.sh())),
+            Serve::Json(show) => Ok(text(json_text(&show(&self.object)?.json()))),
+            Serve::Slow(show) => {
+                let (object, show) = (Arc::clone(&self.object), *show);
+                Ok(slow(attr, move |cx| show(&object, cx)))
+            }
+            Serve::Open(open) => open(&self.object, cx, how),
+            Serve::Numbers { open, .. } => open(&self.object, self.number, cx, how),
+        }
+    }
+}
+
+/// JSON as a file holds it.
+pub fn json_text(value: &serde_json::Value) -> Vec<u8> {
+    let mut text = format!("{value:#}").into_bytes();
+    text.push(b'\n');
+    text
+}
+
+/// A file whose text a worker makes at the first read.
+pub fn slow(attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>> + Send + Sync + 'static) -> Opened {
+    let handle = SlowText { attr, show: Box::new(show), text: OnceLock::new() };
+    Opened { handle: Arc::new(handle), io: Io::Direct }
+}
+
+type Show = Box<dyn Fn(&Cx) -> Result<Vec<u8>> + Send + Sync>;
+
+struct SlowText {
+    attr: Attr,
+    show: Show,
+    text: OnceLock<OpenText>,
+}
+
+impl Handle for SlowText {
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(text) = self.text.get() {
+            return text.read(cx, at, size, out);
+        }
+        if cx.wait == Wait::Try {
+            return Err(Error::deferred());
+        }
+        let text = OpenText { attr: self.attr, text: (self.show)(cx)? };
+        self.text.get_or_init(|| text).read(cx, at, size, out)
+    }
+}
+
+/// A text as it was when it was opened.
+pub struct OpenText {
+    /// The file's attributes but for the size.
+    pub attr: Attr,
+    /// The text.
+    pub text: Vec<u8>,
+}
+
+impl Handle for OpenText {
+    fn attr(&self) -> Option<Result<Attr>> {
+        // Bash's `source` reads as many bytes as fstat(2) says.
+        Some(Ok(Attr { size: self.text.len() as u64, ..self.attr }))
+    }
+
+    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let text = &self.text;
+        let from = usize::try_from(at).map_or(text.len(), |at| at.min(text.len()));
+        out.extend_from_slice(&text[from..text.len().min(from.saturating_add(size))]);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_open_a_control_follows_the_object() {
+        assert_eq!(Access::Read.mode(0o640), 0o440);
+        assert_eq!(Access::Write.mode(0o620), 0o220);
+        assert_eq!(Access::ReadWrite.mode(0o751), 0o640);
+        assert_eq!(Access::Alter.mode(0o620), 0o440);
+    }
+}

@@ -1,0 +1,83 @@
+//! The command: mounting, its errors, its end.
+
+use crate::common::{BINARY, World, eventually};
+
+#[test]
+fn it_returns_once_the_mount_works_and_ends_with_umount() {
+    let world = World::unmounted();
+    let script = format!("cd /; {BINARY} $M && ls $M && findmnt -no SOURCE,FSTYPE $M && umount $M");
+    let listed = world.run(&script);
+    assert!(listed.contains("mq\n") && listed.contains("sysv\n"), "{listed}");
+    assert!(listed.contains("ipcfs") && listed.contains("fuse.ipcfs"), "{listed}");
+}
+
+#[test]
+fn it_does_not_keep_its_callers_pipe_open() {
+    let world = World::unmounted();
+    assert_eq!(world.run(&format!("cd /; {BINARY} $M 2>&1 | cat; umount $M")), "");
+}
+
+#[test]
+fn its_complaints_are_one_sentence_with_what_to_do() {
+    let world = World::unmounted();
+    let complaint = |arguments: &str, status: i32| {
+        let output = world.attempt(&format!("cd /; {BINARY} {arguments}"));
+        assert_eq!(output.status.code(), Some(status), "{}", output.errors);
+        output.errors
+    };
+    assert!(complaint("$M/none", 1).contains("mkdir -p"));
+    assert!(complaint("/etc/passwd", 1).contains("is not a directory"));
+    assert!(complaint("-o frobnicate $M", 2).contains("frobnicate"));
+    assert!(complaint("-o remount $M", 2).contains("umount"));
+    assert!(complaint("--frobnicate $M", 2).contains("--frobnicate"));
+    assert!(complaint("", 2).contains("MOUNTPOINT"));
+    // Another's /dev/fuse: a node that does not exist.
+    let gone = "mount -t tmpfs tmpfs /dev && ";
+    let output = world.attempt(&format!("cd /; {gone} {BINARY} $M"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.errors.contains("/dev/fuse is missing"), "{}", output.errors);
+}
+
+#[test]
+fn sigterm_unmounts_and_ends_with_0_also_with_files_open_and_readers_blocked() {
+    let mut world = World::new();
+    world.run("touch mq/q");
+    let blocked: Vec<_> = (0..10).map(|_| world.start("cat mq/q")).collect();
+    let mut blocked: Vec<_> = blocked.into_iter().collect();
+    eventually("they wait", || world.waiting() == 10);
+    let mut daemon = world.take_daemon();
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success());
+    for reader in &mut blocked {
+        assert!(!reader.wait().success());
+    }
+    world.run("! mountpoint -q $M");
+}
+
+#[test]
+fn after_a_kill_clients_get_an_error_and_the_next_start_works() {
+    let mut world = World::new();
+    world.run("echo kept > mq/q; touch mq/empty");
+    let mut reader = world.start("cat mq/empty");
+    eventually("it waits", || world.waiting() == 1);
+    let mut daemon = world.take_daemon();
+    daemon.signal(libc::SIGKILL);
+    daemon.wait();
+    assert!(!reader.wait().success());
+    world.run("cd /; until ! mountpoint -q $M && [ -d $M ]; do :; done");
+    world.mount(&[]);
+    assert_eq!(world.run("cat mq/q"), "kept\n");
+}
+
+#[test]
+fn a_start_clears_what_a_killed_daemon_and_its_guard_have_left() {
+    let world = World::unmounted();
+    // Both are killed at once: nobody is left to unmount.
+    let script = format!(
+        "cd /; {BINARY} $M; pids=$(pgrep -f '{BINARY} '$M); kill -9 $pids
+         until ! kill -0 $pids 2>/dev/null; do :; done
+         stat $M 2>&1; {BINARY} $M && touch $M/mq/a && ls $M/mq && umount $M"
+    );
+    let printed = world.run(&script);
+    assert!(printed.ends_with("a\n"), "{printed}");
+}

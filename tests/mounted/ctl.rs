@@ -1,0 +1,29 @@
+//! ctl/: what is not a plain read or write.
+
+use crate::common::World;
+
+#[test]
+fn there_is_a_directory_for_each_object_with_its_status() {
+    let world = World::new();
+    world.c("mq", &["create", "/jobs", "5", "64", "0640"]);
+    world.run("echo hello > mq/jobs");
+    let fields = "(. ctl/mq/jobs/status; echo $name $mode $maxmsg $msgsize $curmsgs $bytes)";
+    assert_eq!(world.run(fields), "jobs 0640 5 64 1 6\n");
+    assert_eq!(world.run("jq -r .maxmsg < ctl/mq/jobs/status.json"), "5\n");
+    assert_eq!(world.run("ls ctl/mq; stat -c %A ctl/mq/jobs/status"), "jobs\n-r--r-----\n");
+    world.fail("chmod 666 ctl/mq/jobs/status");
+    world.run("rm mq/jobs; ! [ -e ctl/mq/jobs ]");
+}
+
+#[test]
+fn a_name_full_of_quotes_and_commands_is_sourced_safely() {
+    let world = World::new();
+    let name = "a'b\"c$(touch pwned)`touch pwned`;x y";
+    world.python(&format!(
+        "import posix_ipc; posix_ipc.MessageQueue('/' + {name:?}, posix_ipc.O_CREX)"
+    ));
+    let script = format!(
+        "for d in ctl/mq/*/; do . \"$d/status\"; printf '%s' \"$name\"; done; ! [ -e pwned ]; cd $SCRATCH; ! [ -e pwned ]"
+    );
+    assert_eq!(world.run(&script), name);
+}

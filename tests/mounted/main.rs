@@ -1,0 +1,11 @@
+//! The real binary on a real mount, driven by coreutils, bash, C and Python.
+//!
+//! Each test has an IPC and a mount namespace of its own ([`common::World`]). They need root and
+//! /dev/fuse and fail with the reason where there is none.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod command;
+mod ctl;
+mod mq;
