@@ -154,15 +154,12 @@ impl Blocker {
         }
         let me = Arc::clone(self);
         let thread = std::thread::Builder::new().name("worker".into()).stack_size(STACK);
-        match thread.spawn(move || me.worker(job)) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                self.state.lock().flights.remove(&id);
-                Err(Error::because(
-                    Errno::EAGAIN,
-                    "no thread is to be had for a request that waits; too many are waiting",
-                ))
-            }
+        if let Ok(_) = thread.spawn(move || me.worker(job)) { Ok(()) } else {
+            self.state.lock().flights.remove(&id);
+            Err(Error::because(
+                Errno::EAGAIN,
+                "no thread is to be had for a request that waits; too many are waiting",
+            ))
         }
     }
 

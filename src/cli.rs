@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(short, long)]
     pub debug: bool,
 
-    /// Mount options, separated by commas: allow_other, ro, mq_maxmsg=N, mq_msgsize=N, and what
+    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`, and what
     /// mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,

@@ -8,7 +8,7 @@ mod sys {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 
-    /// Gives what is free back to the kernel (malloc_trim(3)).
+    /// Gives what is free back to the kernel (`malloc_trim(3)`).
     pub(super) fn trim() {
         // SAFETY: malloc_trim may be called at any time by any thread.
         unsafe { libc::malloc_trim(64 * 1024) };

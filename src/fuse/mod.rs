@@ -73,7 +73,7 @@ impl Adapter {
         error.would_block() && (!nonblock || error.is_deferred())
     }
 
-    fn entry_reply(&self, reply: ReplyEntry, entry: &Entry) {
+    fn entry_reply(reply: ReplyEntry, entry: &Entry) {
         let id = entry.found.id;
         let attr = file_attr(id.0, &entry.attr);
         let (name_life, attr_life) = match entry.fixed {
@@ -185,7 +185,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         safely(|| match self.tree.look_up(NodeId(parent.0), name.as_bytes()) {
-            Ok(entry) => self.entry_reply(reply, &entry),
+            Ok(entry) => Self::entry_reply(reply, &entry),
             Err(error) => {
                 reply.refuse(|| self.asked("look up", request, parent, Some(name)), &error);
             }
@@ -259,7 +259,7 @@ impl Filesystem for Adapter {
             self.tree.make(caller(request), parent, name, file_type, mode & 0o7777)
         };
         safely(|| match make() {
-            Ok(entry) => self.entry_reply(reply, &entry),
+            Ok(entry) => Self::entry_reply(reply, &entry),
             Err(error) => {
                 reply.refuse(|| self.asked("make", request, parent, Some(name)), &error);
             }
@@ -305,7 +305,7 @@ impl Filesystem for Adapter {
             self.tree.make_link(caller(request), NodeId(parent.0), name.as_bytes(), target)
         };
         safely(|| match make() {
-            Ok(entry) => self.entry_reply(reply, &entry),
+            Ok(entry) => Self::entry_reply(reply, &entry),
             Err(error) => {
                 reply.refuse(|| self.asked("link", request, parent, Some(name)), &error);
             }

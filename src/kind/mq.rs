@@ -232,12 +232,9 @@ impl Descriptor {
     }
 
     fn msgsize(&self) -> Result<usize> {
-        match self.msgsize.get() {
-            Some(size) => Ok(*size),
-            None => {
-                let size = sys::attributes(self.fd.as_fd())?.msgsize;
-                Ok(*self.msgsize.get_or_init(|| size))
-            }
+        if let Some(size) = self.msgsize.get() { Ok(*size) } else {
+            let size = sys::attributes(self.fd.as_fd())?.msgsize;
+            Ok(*self.msgsize.get_or_init(|| size))
         }
     }
 
@@ -339,12 +336,12 @@ mod sys {
 
     /// /dev/mqueue, if the queues' file system is mounted there.
     pub(super) fn open_mounted() -> Result<OwnedFd, Errno> {
-        /// linux/magic.h does not have it; ipc/mqueue.c: "MQUEUE_MAGIC".
+        /// linux/magic.h does not have it; ipc/mqueue.c: "`MQUEUE_MAGIC`".
         const MQUEUE_MAGIC: i64 = 0x1980_0202;
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
         let dir = nix::fcntl::open("/dev/mqueue", flags, nix::sys::stat::Mode::empty())?;
         let magic = nix::sys::statfs::fstatfs(&dir)?.filesystem_type().0;
-        if i64::from(magic) == MQUEUE_MAGIC { Ok(dir) } else { Err(Errno::ENODEV) }
+        if magic == MQUEUE_MAGIC { Ok(dir) } else { Err(Errno::ENODEV) }
     }
 
     /// A default that the kernel would take: /proc/sys/fs/mqueue.

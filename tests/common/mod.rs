@@ -163,7 +163,7 @@ impl World {
         output.text()
     }
 
-    /// Runs a Python script with posix_ipc and sysv_ipc at hand, which has to succeed.
+    /// Runs a Python script with `posix_ipc` and `sysv_ipc` at hand, which has to succeed.
     pub fn python(&self, script: &str) -> String {
         let mut command = self.command(python());
         command.arg("-c").arg(script);

@@ -22,8 +22,6 @@ fn a_name_full_of_quotes_and_commands_is_sourced_safely() {
     world.python(&format!(
         "import posix_ipc; posix_ipc.MessageQueue('/' + {name:?}, posix_ipc.O_CREX)"
     ));
-    let script = format!(
-        "for d in ctl/mq/*/; do . \"$d/status\"; printf '%s' \"$name\"; done; ! [ -e pwned ]; cd $SCRATCH; ! [ -e pwned ]"
-    );
+    let script = "for d in ctl/mq/*/; do . \"$d/status\"; printf '%s' \"$name\"; done; ! [ -e pwned ]; cd $SCRATCH; ! [ -e pwned ]".to_string();
     assert_eq!(world.run(&script), name);
 }
