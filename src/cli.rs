@@ -25,8 +25,8 @@ pub struct Arguments {
     #[arg(short, long)]
     pub debug: bool,
 
-    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`, and what
-    /// mount(8) passes on
+    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
+    /// `link_dir=PATH`, and what mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
@@ -110,6 +110,7 @@ impl MountOptions {
         self.allow_other |= other.allow_other;
         self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
         self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
+        self.kinds.link_dir = other.kinds.link_dir.or(self.kinds.link_dir.take());
     }
 
     /// Understands `a,b=c`; the error is a sentence that names the option.
@@ -136,6 +137,11 @@ impl MountOptions {
                 ("mq_msgsize", Some(value)) => {
                     options.kinds.mq_msgsize = Some(count(name, value)?);
                 }
+                ("link_dir", Some(value)) => {
+                    let path =
+                        std::path::absolute(value).map_err(|error| format!("{word}: {error}"))?;
+                    options.kinds.link_dir = Some(path);
+                }
                 ("remount", None) => {
                     return Err("remounting is not possible; umount it and mount it again".into());
                 }
@@ -143,7 +149,9 @@ impl MountOptions {
                 (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
                 (name, None) if IGNORED.contains(&name) => {}
                 _ => {
-                    return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them"));
+                    return Err(format!(
+                        "unknown mount option \"{word}\"; ipcfs --help lists them"
+                    ));
                 }
             }
         }

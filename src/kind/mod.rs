@@ -7,7 +7,9 @@ pub mod control;
 mod fsdir;
 pub mod message;
 mod mq;
+mod sysv;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::caller::Caller;
@@ -21,6 +23,9 @@ pub struct Options {
     pub mq_maxmsg: Option<i64>,
     /// `-o mq_msgsize=`: bytes that a message of a queue made by `touch` may have.
     pub mq_msgsize: Option<i64>,
+    /// `-o link_dir=`: where the names of System V keys are kept; else in `/run/ipcfs`, or below
+    /// `$XDG_RUNTIME_DIR`.
+    pub link_dir: Option<PathBuf>,
 }
 
 /// A directory of objects of one kind.
