@@ -72,7 +72,7 @@ pub const KINDS: [Profile; 7] = [
     absent("shm", "POSIX shared memory"),
     absent("sem", "POSIX named semaphores"),
     absent("fifo", "named pipes"),
-    absent("sysv/msg", "System V message queues"),
+    sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
     absent("sysv/shm", "System V shared memory segments"),
 ];

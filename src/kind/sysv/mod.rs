@@ -30,7 +30,10 @@
 //! no directory mode expresses: the directories are open to everybody, and the daemon makes those
 //! calls as the caller. Changing the mode is the owner's alone here, as for any file.
 
+mod actors;
 mod links;
+pub mod msg;
+mod watch;
 
 use std::sync::Arc;
 use std::time::SystemTime;
