@@ -178,9 +178,9 @@ pub enum Io {
     Direct,
     /// The kernel, straight to this file; falls back to the handle where passthrough is not to be
     /// had.
-    Passthrough(OwnedFd),
+    Passthrough(Arc<OwnedFd>),
     /// mmap goes to this file, read and write come to the handle, which keeps the bounds.
-    Mapped(OwnedFd),
+    Mapped(Arc<OwnedFd>),
 }
 
 /// An opened object.
