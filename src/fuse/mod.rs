@@ -751,11 +751,34 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate =
-            || self.tree.file(NodeId(ino.0), Fh(fh.0))?.handle.allocate(mode, offset, length);
-        safely(|| match allocate() {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.refuse(|| self.asked("fallocate", request, ino, None), &error),
+        let cx = try_cx(request, 0);
+        safely(|| {
+            let file = match self.tree.file(NodeId(ino.0), Fh(fh.0)) {
+                Ok(file) => file,
+                Err(error) => {
+                    return reply.refuse(|| self.asked("fallocate", request, ino, None), &error);
+                }
+            };
+            match file.handle.allocate(&cx, mode, offset, length) {
+                Ok(()) => reply.ok(),
+                Err(error) if Self::is_to_wait(&error, cx.nonblock) => {
+                    let cx = Cx { wait: Wait::Block, ..cx };
+                    let late = Late::new(reply);
+                    let asked = self.asked("fallocate", request, ino, None);
+                    let _ = self.blocker.submit(request.unique().0, move |flight| {
+                        let outcome = flight
+                            .until_cancelled(|| file.handle.allocate(&cx, mode, offset, length));
+                        let Some(reply) = late.take() else { return };
+                        match outcome {
+                            Ok(()) => reply.ok(),
+                            Err(error) => reply.refuse(|| asked, &error),
+                        }
+                    });
+                }
+                Err(error) => {
+                    reply.refuse(|| self.asked("fallocate", request, ino, None), &error);
+                }
+            }
         });
     }
 

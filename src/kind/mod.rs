@@ -7,6 +7,7 @@ pub mod control;
 mod fsdir;
 pub mod message;
 mod mq;
+mod shm;
 
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ pub struct Profile {
 /// All kinds, in the order in which they are listed.
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
-    absent("shm", "POSIX shared memory"),
+    shm::PROFILE,
     absent("sem", "POSIX named semaphores"),
     absent("fifo", "named pipes"),
     absent("sysv/msg", "System V message queues"),
