@@ -7,6 +7,7 @@ pub mod control;
 mod fsdir;
 pub mod message;
 mod mq;
+mod shm;
 mod sysv;
 
 use std::path::PathBuf;
@@ -69,7 +70,7 @@ pub struct Profile {
 /// All kinds, in the order in which they are listed.
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
-    absent("shm", "POSIX shared memory"),
+    shm::PROFILE,
     absent("sem", "POSIX named semaphores"),
     absent("fifo", "named pipes"),
     sysv::msg::PROFILE,

@@ -138,7 +138,13 @@ impl Tree {
             }
         }
         if change != Change::default() {
-            object.change(caller, &change)?;
+            // As for attributes; but the size only by a file that is open for writing, as above.
+            let open = self.nodes.opened(id).filter(|_| change.size.is_none());
+            let open = open.and_then(|fh| self.file(id, fh).ok());
+            match open.and_then(|file| file.handle.change(caller, &change)) {
+                Some(done) => done?,
+                None => object.change(caller, &change)?,
+            }
         }
         self.attr(id, fh)
     }

@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::fcntl::{OFlag, RenameFlags};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::super::Options;
@@ -142,9 +142,7 @@ impl Links {
     ) -> Result<()> {
         self.target(from)?;
         let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
-        let (from, to) = (OsStr::from_bytes(from), OsStr::from_bytes(to));
-        caller.act(|| Ok(nix::fcntl::renameat2(dir, from, dir, to, flags)?))
+        dir.rename_visible(caller, from, to, replace, self.find(to))
     }
 }
 

@@ -476,13 +476,8 @@ mod sys {
         // SAFETY: the vector has room for the type and `room` bytes, of which the kernel writes
         // the type and as many as it says.
         unsafe {
-            let length = Errno::result(libc::msgrcv(
-                id,
-                message.as_mut_ptr().cast(),
-                room,
-                number,
-                flags,
-            ))?;
+            let length =
+                Errno::result(libc::msgrcv(id, message.as_mut_ptr().cast(), room, number, flags))?;
             message.set_len(TAG + length as usize);
         }
         let mut tag = [0; TAG];
