@@ -335,6 +335,12 @@ pub trait Handle: Send + Sync {
         Ok(())
     }
 
+    /// Whether the last close does something that whoever comes after it must find done: `None`
+    /// if it never does, else whether it would now.
+    fn finishes(&self) -> Option<bool> {
+        None
+    }
+
     /// Sends what is unfinished, at the last close.
     fn finish(&self, _cx: &Cx) -> Result<()> {
         Ok(())

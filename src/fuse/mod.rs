@@ -4,6 +4,7 @@
 //! handed to [`crate::block`], with the reply.
 
 pub mod interrupt;
+mod order;
 pub mod passthrough;
 mod poll;
 mod reply;
@@ -126,7 +127,10 @@ impl Adapter {
 
 /// How the kernel is to treat an open file that it asks the handle for.
 fn open_flags(opening: &Opening) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+    let mut direct = FopenFlags::FOPEN_DIRECT_IO;
+    if !opening.finishes {
+        direct |= FopenFlags::FOPEN_NOFLUSH;
+    }
     match opening.io {
         Io::Messages if opening.write => {
             // Without a position, two processes that share the file do not wait for each other;
@@ -526,12 +530,19 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        // Any close, not only the last one: what is unfinished stays so.
+        safely(|| {
+            let file = self.tree.file(NodeId(ino.0), Fh(fh.0));
+            if file.is_ok_and(|file| file.handle.finishes() == Some(true)) {
+                order::expect_release();
+            }
+            reply.ok();
+        });
     }
 
     fn release(

@@ -4,7 +4,10 @@
 //! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
 
 pub mod control;
+mod drain;
 mod fsdir;
+mod gather;
+mod lines;
 pub mod message;
 mod mq;
 mod shm;

@@ -41,6 +41,8 @@ pub struct Opening {
     pub fh: Fh,
     /// Whether it is open for writing.
     pub write: bool,
+    /// Whether its last close does something.
+    pub finishes: bool,
     /// Who moves its data.
     pub io: Io,
 }
@@ -262,6 +264,7 @@ impl Tree {
         self.nodes.begin_open(id, fh, how.write)?;
         match object.open(cx, &how) {
             Ok(opened) => {
+                let finishes = opened.handle.finishes().is_some();
                 let file = OpenFile {
                     node: id,
                     write: how.write,
@@ -269,7 +272,7 @@ impl Tree {
                     handle: opened.handle,
                 };
                 self.files.insert(fh, file);
-                Ok(Opening { fh, write: how.write, io: opened.io })
+                Ok(Opening { fh, write: how.write, finishes, io: opened.io })
             }
             Err(error) => {
                 self.nodes.end_open(id, fh, how.write);
