@@ -5,8 +5,11 @@
 
 pub mod control;
 mod fsdir;
+mod hold;
 pub mod message;
 mod mq;
+mod sem;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -65,7 +68,7 @@ pub struct Profile {
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     absent("shm", "POSIX shared memory"),
-    absent("sem", "POSIX named semaphores"),
+    sem::PROFILE,
     absent("fifo", "named pipes"),
     absent("sysv/msg", "System V message queues"),
     absent("sysv/sem", "System V semaphore sets"),
