@@ -7,11 +7,14 @@ pub mod control;
 mod drain;
 mod fsdir;
 mod gather;
+mod hold;
 mod lines;
 pub mod message;
 mod mq;
+mod sem;
 mod shm;
 mod sysv;
+mod tickets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +77,7 @@ pub struct Profile {
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     shm::PROFILE,
-    absent("sem", "POSIX named semaphores"),
+    sem::PROFILE,
     absent("fifo", "named pipes"),
     sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
