@@ -4,11 +4,13 @@
 //! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
 
 pub mod control;
+mod fifo;
 mod fsdir;
 pub mod message;
 mod mq;
 mod shm;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::caller::Caller;
@@ -22,6 +24,8 @@ pub struct Options {
     pub mq_maxmsg: Option<i64>,
     /// `-o mq_msgsize=`: bytes that a message of a queue made by `touch` may have.
     pub mq_msgsize: Option<i64>,
+    /// `-o fifo_dir=`: where the named pipes are kept.
+    pub fifo_dir: Option<PathBuf>,
 }
 
 /// A directory of objects of one kind.
@@ -67,7 +71,7 @@ pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     shm::PROFILE,
     absent("sem", "POSIX named semaphores"),
-    absent("fifo", "named pipes"),
+    fifo::PROFILE,
     absent("sysv/msg", "System V message queues"),
     absent("sysv/sem", "System V semaphore sets"),
     absent("sysv/shm", "System V shared memory segments"),
