@@ -5,6 +5,7 @@
 
 pub mod control;
 mod drain;
+mod fifo;
 mod fsdir;
 mod gather;
 mod hold;
@@ -33,6 +34,8 @@ pub struct Options {
     /// `-o link_dir=`: where the names of System V keys are kept; else in `/run/ipcfs`, or below
     /// `$XDG_RUNTIME_DIR`.
     pub link_dir: Option<PathBuf>,
+    /// `-o fifo_dir=`: where the named pipes are kept.
+    pub fifo_dir: Option<PathBuf>,
 }
 
 /// A directory of objects of one kind.
@@ -78,7 +81,7 @@ pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     shm::PROFILE,
     sem::PROFILE,
-    absent("fifo", "named pipes"),
+    fifo::PROFILE,
     sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
     absent("sysv/shm", "System V shared memory segments"),
