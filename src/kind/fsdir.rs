@@ -142,14 +142,6 @@ impl FsDir {
         })
     }
 
-    /// Renames as the caller; `EEXIST` if there is something of the new name and it is not to be
-    /// replaced.
-    pub fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
-        let (from, to) = (OsStr::from_bytes(from), OsStr::from_bytes(to));
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
-        caller.act(|| Ok(nix::fcntl::renameat2(&self.fd, from, &self.fd, to, flags)?))
-    }
-
     /// Changes mode, owner and times of the file that the kernel has checked, and of no other:
     /// `ESTALE` if the name stands for something else by now.
     pub fn change(&self, caller: Caller, name: &[u8], ident: u64, change: &Change) -> Result<()> {
