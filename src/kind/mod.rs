@@ -78,7 +78,7 @@ pub const KINDS: [Profile; 7] = [
     absent("fifo", "named pipes"),
     sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
-    absent("sysv/shm", "System V shared memory segments"),
+    sysv::shm::PROFILE,
 ];
 
 /// A kind that is not there yet.
