@@ -245,6 +245,12 @@ pub trait Dir: Send + Sync {
     /// All that is there now.
     fn list(&self) -> Result<Vec<DirEntry>>;
 
+    /// What [`Dir::create`] makes. A pipe cannot be the answer to an open that makes it, the kernel
+    /// opens it by itself.
+    fn makes(&self) -> FileType {
+        FileType::Regular
+    }
+
     /// Makes an object with default attributes, owned by the caller. `EEXIST` if there is one.
     fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
         fail(Errno::EPERM)

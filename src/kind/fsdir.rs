@@ -7,6 +7,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -123,6 +124,22 @@ impl FsDir {
             entries.push(DirEntry { name: name.to_vec(), ident: entry.ino(), file_type });
         }
         Ok(entries)
+    }
+
+    /// Makes a file that holds `content` from the moment on at which its name appears, owned by the
+    /// caller. `EEXIST` if there is something of that name, whatever it is.
+    pub fn make(&self, caller: Caller, name: &[u8], mode: u32, content: &[u8]) -> Result<()> {
+        let name = c_name(name)?;
+        caller.act(|| {
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let mode = Mode::from_bits_truncate(mode & 0o7777);
+            let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
+            file.write_all_at(content, 0)?;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let follow = AtFlags::AT_SYMLINK_FOLLOW;
+            nix::unistd::linkat(nix::fcntl::AT_FDCWD, &*path, &self.fd, &*name, follow)?;
+            Ok(())
+        })
     }
 
     /// Changes mode, owner and times of the file that the kernel has checked, and of no other:

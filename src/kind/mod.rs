@@ -5,13 +5,17 @@
 
 pub mod control;
 mod drain;
+mod fifo;
 mod fsdir;
 mod gather;
+mod hold;
 mod lines;
 pub mod message;
 mod mq;
+mod sem;
 mod shm;
 mod sysv;
+mod tickets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +34,8 @@ pub struct Options {
     /// `-o link_dir=`: where the names of System V keys are kept; else in `/run/ipcfs`, or below
     /// `$XDG_RUNTIME_DIR`.
     pub link_dir: Option<PathBuf>,
+    /// `-o fifo_dir=`: where the named pipes are kept.
+    pub fifo_dir: Option<PathBuf>,
 }
 
 /// A directory of objects of one kind.
@@ -74,8 +80,8 @@ pub struct Profile {
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     shm::PROFILE,
-    absent("sem", "POSIX named semaphores"),
-    absent("fifo", "named pipes"),
+    sem::PROFILE,
+    fifo::PROFILE,
     sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
     sysv::shm::PROFILE,

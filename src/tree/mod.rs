@@ -17,7 +17,7 @@ use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
 use self::nodes::{Found, NodeId, Nodes};
 use crate::caller::Caller;
-use crate::error::{Errno, Result, fail};
+use crate::error::{Errno, Error, Result, fail};
 use crate::kind::{self, KINDS, Options};
 use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item};
 
@@ -171,9 +171,11 @@ impl Tree {
         let dir = self.dir(parent)?;
         check_name(name)?;
         match file_type {
-            FileType::Regular => dir.create(caller, name, mode)?,
+            FileType::Regular if dir.makes() == FileType::Regular => {
+                dir.create(caller, name, mode)?;
+            }
             FileType::Fifo => dir.make_fifo(caller, name, mode)?,
-            FileType::Directory | FileType::Symlink => return fail(Errno::EPERM),
+            _ => return fail(Errno::EPERM),
         }
         let attr = dir.find(name)?;
         self.enter(parent, dir, name, attr)
@@ -209,16 +211,24 @@ impl Tree {
     ) -> Result<(Entry, Opening)> {
         let dir = self.dir(parent)?;
         check_name(name)?;
+        let regular = dir.makes() == FileType::Regular;
+        if !regular && flags & libc::O_EXCL != 0 {
+            // Looking it up again, the kernel would say that it exists.
+            return Err(Error::because(
+                Errno::EPERM,
+                "a pipe is made by mkfifo, or without O_EXCL",
+            ));
+        }
         match dir.create(cx.caller, name, mode) {
             Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
                 return fail(Errno::ESTALE);
             }
             done => done?,
         }
-        let attr = dir.find(name)?;
-        if attr.file_type != FileType::Regular {
+        if !regular {
             return fail(Errno::ESTALE);
         }
+        let attr = dir.find(name)?;
         let entry = self.enter(parent, dir, name, attr)?;
         match self.open_as(cx, entry.found.id, flags, true) {
             Ok(opening) => Ok((entry, opening)),
