@@ -141,6 +141,8 @@ pub struct How {
     pub truncate: bool,
     /// `O_APPEND`.
     pub append: bool,
+    /// Whether this very open has made it.
+    pub created: bool,
     /// The attributes that the kernel has checked the caller against: if the object opened has
     /// others, the answer is `ESTALE`, and the kernel looks up and checks again.
     pub checked: Attr,
@@ -155,6 +157,7 @@ impl How {
             write: access != libc::O_RDONLY,
             truncate: flags & libc::O_TRUNC != 0,
             append: flags & libc::O_APPEND != 0,
+            created: false,
             checked,
         }
     }

@@ -123,7 +123,7 @@ pub const KINDS: [Profile; 7] = [
     fifo::PROFILE,
     sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
-    absent("sysv/shm", "System V shared memory segments"),
+    sysv::shm::PROFILE,
 ];
 
 /// A kind that is not there yet.

@@ -229,7 +229,7 @@ impl Tree {
         }
         let attr = dir.find(name)?;
         let entry = self.enter(parent, dir, name, attr)?;
-        match self.open(cx, entry.found.id, flags) {
+        match self.open_as(cx, entry.found.id, flags, true) {
             Ok(opening) => Ok((entry, opening)),
             Err(error) => {
                 // The kernel does not learn of this look-up.
@@ -266,8 +266,12 @@ impl Tree {
 
     /// Opens a file; `flags` are open(2)'s.
     pub fn open(&self, cx: &Cx, id: NodeId, flags: i32) -> Result<Opening> {
+        self.open_as(cx, id, flags, false)
+    }
+
+    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, created: bool) -> Result<Opening> {
         let node = self.nodes.get(id)?;
-        let how = How::new(flags, node.attr);
+        let how = How { created, ..How::new(flags, node.attr) };
         let object = match node.item {
             Item::Object(object) => object,
             Item::Dir(_) => return fail(Errno::EISDIR),

@@ -77,7 +77,7 @@ impl Family for Queues {
         Ok(queue_attr(&sys::stat(id)?, id))
     }
 
-    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+    fn make(&self, _: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
         let id = sys::get(key, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
         let Some(qbytes) = attributes.get("qbytes") else { return Ok(()) };
         set_qbytes(id, qbytes).inspect_err(|_| {
