@@ -13,6 +13,7 @@ pub mod kind;
 pub mod memory;
 pub mod status;
 pub mod tree;
+pub mod turn;
 pub mod vfs;
 
 use std::sync::OnceLock;

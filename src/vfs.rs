@@ -178,9 +178,9 @@ pub enum Io {
     Direct,
     /// The kernel, straight to this file; falls back to the handle where passthrough is not to be
     /// had.
-    Passthrough(OwnedFd),
+    Passthrough(Arc<OwnedFd>),
     /// mmap goes to this file, read and write come to the handle, which keeps the bounds.
-    Mapped(OwnedFd),
+    Mapped(Arc<OwnedFd>),
 }
 
 /// An opened object.
@@ -303,6 +303,12 @@ pub trait Handle: Send + Sync {
         None
     }
 
+    /// Changes other attributes of the open file, whatever has become of its name; `None` where
+    /// [`Object::change`] does it.
+    fn change(&self, _caller: Caller, _change: &Change) -> Option<Result<()>> {
+        None
+    }
+
     /// Appends up to `size` bytes to `out`; none is end of file. `at` is the file position, which
     /// a stream ignores. What is in `out` when it fails has been read nevertheless.
     fn read(&self, _cx: &Cx, _at: u64, _size: usize, _out: &mut Vec<u8>) -> Result<()> {
@@ -329,6 +335,12 @@ pub trait Handle: Send + Sync {
         Ok(())
     }
 
+    /// Whether the last close does something that whoever comes after it must find done: `None`
+    /// if it never does, else whether it would now.
+    fn finishes(&self) -> Option<bool> {
+        None
+    }
+
     /// Sends what is unfinished, at the last close.
     fn finish(&self, _cx: &Cx) -> Result<()> {
         Ok(())
@@ -340,7 +352,7 @@ pub trait Handle: Send + Sync {
     }
 
     /// fallocate(2).
-    fn allocate(&self, _mode: i32, _offset: u64, _length: u64) -> Result<()> {
+    fn allocate(&self, _cx: &Cx, _mode: i32, _offset: u64, _length: u64) -> Result<()> {
         fail(Errno::EOPNOTSUPP)
     }
 }

@@ -41,6 +41,8 @@ pub struct Opening {
     pub fh: Fh,
     /// Whether it is open for writing.
     pub write: bool,
+    /// Whether its last close does something.
+    pub finishes: bool,
     /// Who moves its data.
     pub io: Io,
 }
@@ -138,7 +140,13 @@ impl Tree {
             }
         }
         if change != Change::default() {
-            object.change(caller, &change)?;
+            // As for attributes; but the size only by a file that is open for writing, as above.
+            let open = self.nodes.opened(id).filter(|_| change.size.is_none());
+            let open = open.and_then(|fh| self.file(id, fh).ok());
+            match open.and_then(|file| file.handle.change(caller, &change)) {
+                Some(done) => done?,
+                None => object.change(caller, &change)?,
+            }
         }
         self.attr(id, fh)
     }
@@ -256,6 +264,7 @@ impl Tree {
         self.nodes.begin_open(id, fh, how.write)?;
         match object.open(cx, &how) {
             Ok(opened) => {
+                let finishes = opened.handle.finishes().is_some();
                 let file = OpenFile {
                     node: id,
                     write: how.write,
@@ -263,7 +272,7 @@ impl Tree {
                     handle: opened.handle,
                 };
                 self.files.insert(fh, file);
-                Ok(Opening { fh, write: how.write, io: opened.io })
+                Ok(Opening { fh, write: how.write, finishes, io: opened.io })
             }
             Err(error) => {
                 self.nodes.end_open(id, fh, how.write);

@@ -32,7 +32,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 use parking_lot::Mutex;
 
 use self::grammar::Operation;
@@ -60,6 +59,9 @@ pub const PROFILE: Profile = Profile {
     open,
 };
 
+/// Where the C library keeps them (`sem_overview(7)`).
+const DIRECTORY: &str = "/dev/shm";
+
 /// What the C library puts before a semaphore's name.
 const PREFIX: &[u8] = b"sem.";
 
@@ -71,15 +73,15 @@ struct Semaphores {
 
 fn open(_options: &Options) -> Result<Arc<dyn Kind>> {
     word::check_library()?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::open("/dev/shm", flags, Mode::empty()).map_err(|errno| {
-        Error::because(
-            errno,
-            "no semaphores: there is no /dev/shm; as root: mkdir -p /dev/shm && mount -t tmpfs \
-             -o mode=1777 tmpfs /dev/shm",
-        )
+    let dir = FsDir::at(DIRECTORY.as_ref()).map_err(|error| {
+        let reason = format!(
+            "no semaphores: {DIRECTORY}: {}; as root: mkdir -p {DIRECTORY} && mount -t tmpfs -o \
+             mode=1777 tmpfs {DIRECTORY}",
+            error.errno().desc()
+        );
+        Error::because(error.errno(), reason)
     })?;
-    Ok(Arc::new(Semaphores { dir: FsDir::new(dir), in_use: Arc::default() }))
+    Ok(Arc::new(Semaphores { dir, in_use: Arc::default() }))
 }
 
 /// The file of a semaphore; `ENOENT` for the names that `sem_open` takes and no directory can list.
@@ -92,23 +94,27 @@ fn file_name(name: &[u8]) -> Result<Vec<u8>> {
 }
 
 impl Semaphores {
-    /// The attributes of a file that may be a semaphore; `ENOENT` for what is not a regular file.
-    fn stat(&self, name: &[u8]) -> Result<Attr> {
-        let attr = self.dir.stat(&file_name(name)?)?;
-        if attr.file_type == FileType::Regular { Ok(attr) } else { fail(Errno::ENOENT) }
+    /// Pins a file that may be a semaphore; `ENOENT` for what is none.
+    fn pin(&self, name: &[u8]) -> Result<(OwnedFd, Attr)> {
+        match self.dir.pin(&file_name(name)?) {
+            Ok((pin, attr)) if attr.file_type == FileType::Regular => Ok((pin, attr)),
+            Ok(_) => fail(Errno::ENOENT),
+            // A link; a mount over the name.
+            Err(error) if matches!(error.errno(), Errno::ELOOP | Errno::EXDEV) => {
+                fail(Errno::ENOENT)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Opens the file, which is the one that has been looked at, or fails.
-    fn file(&self, name: &[u8], ident: u64, flags: OFlag) -> Result<(OwnedFd, Attr)> {
-        // What is in the place of a regular file is not to be opened at all.
-        self.stat(name)?;
-        let file = self.dir.open(&file_name(name)?, flags | OFlag::O_NONBLOCK)?;
-        let attr = fsdir::attr(&nix::sys::stat::fstat(&file)?);
-        if attr.ident != ident || attr.file_type != FileType::Regular {
+    /// Pins the semaphore that has been looked up, or fails.
+    fn semaphore(&self, name: &[u8], ident: u64) -> Result<(OwnedFd, Attr)> {
+        let (pin, attr) = self.pin(name)?;
+        if attr.ident != ident {
             return fail(Errno::ESTALE);
         }
         check_size(&attr)?;
-        Ok((file, attr))
+        Ok((pin, attr))
     }
 }
 
@@ -137,11 +143,11 @@ impl Kind for Semaphores {
         };
         let file = file_name(name)?;
         match self.dir.make(caller, &file, mode, &content) {
-            Err(error) if error.errno() == Errno::EEXIST && self.is_taken_by_another(&file) => {
+            // The kernel would look for what is hidden from it again and again.
+            Err(error) if error.errno() == Errno::EEXIST && self.pin(name).is_err() => {
                 Err(Error::because(
                     Errno::EACCES,
-                    "/dev/shm has something of that name that is no file, so there can be no such \
-                     semaphore",
+                    format!("{DIRECTORY} has something of that name that is no semaphore's file"),
                 ))
             }
             made => made,
@@ -149,17 +155,9 @@ impl Kind for Semaphores {
     }
 }
 
-impl Semaphores {
-    /// Whether a name stands for what no semaphore can be.
-    fn is_taken_by_another(&self, file: &[u8]) -> bool {
-        self.dir.stat(file).is_ok_and(|attr| attr.file_type != FileType::Regular)
-    }
-}
-
 impl Dir for Semaphores {
     fn attr(&self) -> Result<Attr> {
-        let attr = fsdir::attr(&nix::sys::stat::fstat(self.dir.as_fd())?);
-        Ok(Attr { ident: 0, size: 0, blocks: 0, nlink: 2, ..attr })
+        self.dir.attr()
     }
 
     fn children(&self) -> Children {
@@ -167,7 +165,7 @@ impl Dir for Semaphores {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        Ok(Attr { size: 0, blocks: 0, ..self.stat(name)? })
+        Ok(Attr { size: 0, blocks: 0, ..self.pin(name)?.1 })
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -189,17 +187,14 @@ impl Dir for Semaphores {
     }
 
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
-        self.stat(name)?;
+        self.pin(name)?;
         self.dir.remove(caller, &file_name(name)?)
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
-        self.stat(from)?;
-        let (from, to) = (file_name(from)?, file_name(to)?);
-        if self.is_taken_by_another(&to) {
-            return fail(Errno::EEXIST);
-        }
-        self.dir.rename(caller, &from, &to, replace)
+        self.pin(from)?;
+        let target = self.find(to);
+        self.dir.rename_visible(caller, &file_name(from)?, &file_name(to)?, replace, target)
     }
 }
 
@@ -213,16 +208,18 @@ struct Semaphore {
 impl Semaphore {
     /// The semaphore with its memory mapped.
     fn live(&self) -> Result<(Arc<Live>, Attr)> {
-        let attr = self.kind.stat(&self.name)?;
-        if attr.ident != self.ident {
-            return fail(Errno::ESTALE);
-        }
-        check_size(&attr)?;
+        let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
         if let Some(live) = self.kind.in_use.get(self.ident) {
             return Ok((live, attr));
         }
-        let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDWR)?;
+        let file = fsdir::reopen(&pin, OFlag::O_RDWR)?;
         Ok((self.kind.in_use.add(self.ident, file)?, attr))
+    }
+
+    /// Opens the file to read the value.
+    fn file(&self) -> Result<(OwnedFd, Attr)> {
+        let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
+        Ok((fsdir::reopen(&pin, OFlag::O_RDONLY)?, attr))
     }
 
     /// Opens the semaphore's own file, or `try`, which never waits.
@@ -231,7 +228,7 @@ impl Semaphore {
             let (live, attr) = self.live()?;
             (Source::Live(live), attr)
         } else {
-            let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDONLY)?;
+            let (file, attr) = self.file()?;
             (Source::File(file), attr)
         };
         let io = if how.write { Io::Messages } else { Io::Direct };
@@ -267,7 +264,7 @@ impl Object for Semaphore {
     }
 
     fn status(&self) -> Result<Fields> {
-        let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDONLY)?;
+        let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
         let holders = self.kind.in_use.get(self.ident).map(|live| live.holds.holders());
         Ok(Fields::default()
@@ -488,6 +485,14 @@ impl Handle for OpenSemaphore {
 
     fn truncate(&self, _size: u64) -> Option<Result<()>> {
         self.patient.then(|| fail(Errno::EINVAL))
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
+        let file = match &self.source {
+            Source::File(file) => file,
+            Source::Live(live) => &live.file,
+        };
+        self.patient.then(|| fsdir::change_pinned(caller, file, change))
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
