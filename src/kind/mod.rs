@@ -12,9 +12,11 @@ mod lines;
 pub mod message;
 mod mq;
 mod sem;
+mod shared;
 mod shm;
 mod sysv;
 mod tickets;
+mod value_text;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +82,7 @@ pub const KINDS: [Profile; 7] = [
     sem::PROFILE,
     absent("fifo", "named pipes"),
     sysv::msg::PROFILE,
-    absent("sysv/sem", "System V semaphore sets"),
+    sysv::sem::PROFILE,
     absent("sysv/shm", "System V shared memory segments"),
 ];
 

@@ -27,9 +27,8 @@ mod arena;
 mod grammar;
 mod word;
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;
@@ -39,7 +38,9 @@ use self::word::{State, Word};
 use super::control::{Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
+use super::shared::Shared;
 use super::tickets::Tickets;
+use super::value_text::ValueText;
 use super::{Attributes, Kind, Options, Profile};
 use crate::block;
 use crate::caller::Caller;
@@ -68,7 +69,8 @@ const PREFIX: &[u8] = b"sem.";
 /// The named semaphores of this machine.
 struct Semaphores {
     dir: FsDir,
-    in_use: Arc<InUse>,
+    /// By inode number: a mapping keeps the inode, so that its number stands for it.
+    in_use: Shared<u64, Live>,
 }
 
 fn open(_options: &Options) -> Result<Arc<dyn Kind>> {
@@ -81,7 +83,7 @@ fn open(_options: &Options) -> Result<Arc<dyn Kind>> {
         );
         Error::because(error.errno(), reason)
     })?;
-    Ok(Arc::new(Semaphores { dir, in_use: Arc::default() }))
+    Ok(Arc::new(Semaphores { dir, in_use: Shared::default() }))
 }
 
 /// The file of a semaphore; `ENOENT` for the names that `sem_open` takes and no directory can list.
@@ -209,11 +211,11 @@ impl Semaphore {
     /// The semaphore with its memory mapped.
     fn live(&self) -> Result<(Arc<Live>, Attr)> {
         let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
-        if let Some(live) = self.kind.in_use.get(self.ident) {
+        if let Some(live) = self.kind.in_use.get(&self.ident).filter(|live| live.is_whole()) {
             return Ok((live, attr));
         }
-        let file = fsdir::reopen(&pin, OFlag::O_RDWR)?;
-        Ok((self.kind.in_use.add(self.ident, file)?, attr))
+        let live = Live::new(fsdir::reopen(&pin, OFlag::O_RDWR)?)?;
+        Ok((self.kind.in_use.get_or(self.ident, live, Live::is_whole), attr))
     }
 
     /// Opens the file to read the value.
@@ -266,7 +268,7 @@ impl Object for Semaphore {
     fn status(&self) -> Result<Fields> {
         let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
-        let holders = self.kind.in_use.get(self.ident).map(|live| live.holds.holders());
+        let holders = self.kind.in_use.get(&self.ident).map(|live| live.holds.holders());
         Ok(Fields::default()
             .text("name", &*self.name)
             .mode(attr.mode)
@@ -317,7 +319,7 @@ const CONTROLS: &[Control<Semaphore>] = &[
         access: Access::Read,
         about: "who has it through hold: PID, tab, command",
         serve: Serve::Slow(|semaphore, _| {
-            let live = semaphore.kind.in_use.get(semaphore.ident);
+            let live = semaphore.kind.in_use.get(&semaphore.ident);
             Ok(live.map(|live| hold::list(&live.holds)).unwrap_or_default())
         }),
     },
@@ -330,11 +332,18 @@ struct Live {
     holds: Holds,
     /// Those who wait for several: one at a time in the kernel's queue.
     bulk: Tickets,
-    ident: u64,
-    in_use: Arc<InUse>,
 }
 
 impl Live {
+    fn new(file: OwnedFd) -> Result<Self> {
+        let word = Word::new(&file)?;
+        Ok(Self { file, word, holds: Holds::default(), bulk: Tickets::default() })
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.word.is_torn()
+    }
+
     fn apply(&self, operation: Operation, wait: Wait) -> Result<()> {
         match (operation, wait) {
             (Operation::Set(value), _) => self.word.set(value),
@@ -363,7 +372,7 @@ impl Lock for Live {
         self.apply(Operation::Take(1), wait)
     }
 
-    fn give_back(&self) {
+    fn give_back(&self, _caller: Caller) {
         if let Err(error) = self.word.post(1) {
             log::debug!("a held unit could not be given back: {error}");
         }
@@ -371,51 +380,6 @@ impl Lock for Live {
 
     fn holds(&self) -> &Holds {
         &self.holds
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.in_use.forget(self.ident);
-    }
-}
-
-/// The semaphores that are mapped, by inode number: the mapping keeps the inode, so that its number
-/// stands for it.
-#[derive(Default)]
-struct InUse(Mutex<HashMap<u64, Weak<Live>>>);
-
-impl InUse {
-    fn get(&self, ident: u64) -> Option<Arc<Live>> {
-        let live = self.0.lock().get(&ident).and_then(Weak::upgrade)?;
-        (!live.word.is_torn()).then_some(live)
-    }
-
-    fn add(self: &Arc<Self>, ident: u64, file: OwnedFd) -> Result<Arc<Live>> {
-        let word = Word::new(&file)?;
-        let (holds, bulk) = (Holds::default(), Tickets::default());
-        let live = Arc::new(Live { file, word, holds, bulk, ident, in_use: Arc::clone(self) });
-        let mut table = self.0.lock();
-        match table.get(&ident).and_then(Weak::upgrade) {
-            Some(other) if !other.word.is_torn() => {
-                // Somebody was quicker. Ours goes once the table is free.
-                drop(table);
-                Ok(other)
-            }
-            other => {
-                table.insert(ident, Arc::downgrade(&live));
-                drop(table);
-                drop(other);
-                Ok(live)
-            }
-        }
-    }
-
-    fn forget(&self, ident: u64) {
-        let mut table = self.0.lock();
-        if table.get(&ident).is_some_and(|live| live.strong_count() == 0) {
-            table.remove(&ident);
-        }
     }
 }
 
@@ -440,37 +404,6 @@ struct OpenSemaphore {
     /// Whether it waits; else it is `try`.
     patient: bool,
     text: Mutex<ValueText>,
-}
-
-/// The value as a text: what the reader of a value reads.
-#[derive(Default)]
-pub(super) struct ValueText {
-    text: Vec<u8>,
-    /// Where a reader without a position is.
-    position: usize,
-}
-
-impl ValueText {
-    /// Serves a read at `at`, or where the last one ended: a read from the beginning shows the value
-    /// as it is then.
-    pub(super) fn read(
-        &mut self,
-        at: Option<u64>,
-        size: usize,
-        out: &mut Vec<u8>,
-        text: impl FnOnce() -> Result<Vec<u8>>,
-    ) -> Result<()> {
-        let at = at.map_or(self.position, |at| usize::try_from(at).unwrap_or(usize::MAX));
-        if at == 0 {
-            self.text = text()?;
-        }
-        let from = at.min(self.text.len());
-        let part = &self.text[from..self.text.len().min(from.saturating_add(size))];
-        out.extend_from_slice(part);
-        // End of file once, then anew.
-        self.position = if part.is_empty() { 0 } else { from + part.len() };
-        Ok(())
-    }
 }
 
 impl Handle for OpenSemaphore {

@@ -33,6 +33,7 @@
 mod actors;
 mod links;
 pub mod msg;
+pub mod sem;
 mod watch;
 
 use std::sync::Arc;
