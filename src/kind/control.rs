@@ -223,7 +223,11 @@ struct ControlFile<T: 'static> {
 
 impl<T: Object> Object for ControlFile<T> {
     fn id(&self) -> Option<ObjectId> {
-        self.object.id()
+        // Who reads about an object does not use it.
+        match self.control.serve {
+            Serve::Open(_) | Serve::Numbers { .. } => self.object.id(),
+            _ => None,
+        }
     }
 
     fn attr(&self) -> Result<Attr> {

@@ -145,10 +145,9 @@ impl FsDir {
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
             file.write_all_at(content, 0)?;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let follow = AtFlags::AT_SYMLINK_FOLLOW;
-            nix::unistd::linkat(nix::fcntl::AT_FDCWD, &*path, &self.fd, &*name, follow)?;
-            Ok(())
+            let (file, follow) = (OwnedFd::from(file), AtFlags::AT_SYMLINK_FOLLOW);
+            let here = nix::fcntl::AT_FDCWD;
+            Ok(nix::unistd::linkat(here, &*path_of(&file), &self.fd, &*name, follow)?)
         })
     }
 

@@ -13,9 +13,11 @@ mod lines;
 pub mod message;
 mod mq;
 mod sem;
+mod shared;
 mod shm;
 mod sysv;
 mod tickets;
+mod value_text;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -122,20 +124,9 @@ pub const KINDS: [Profile; 7] = [
     sem::PROFILE,
     fifo::PROFILE,
     sysv::msg::PROFILE,
-    absent("sysv/sem", "System V semaphore sets"),
+    sysv::sem::PROFILE,
     sysv::shm::PROFILE,
 ];
-
-/// A kind that is not there yet.
-const fn absent(path: &'static str, about: &'static str) -> Profile {
-    Profile {
-        path,
-        about,
-        children: Children::PerWriter,
-        attributes: &[],
-        open: |_| fail(Errno::EOPNOTSUPP),
-    }
-}
 
 /// Opens a kind; one that cannot be had is an empty directory that says why.
 pub fn open(profile: &'static Profile, options: &Options) -> Arc<dyn Kind> {

@@ -34,6 +34,7 @@ mod actors;
 mod fresh;
 mod links;
 pub mod msg;
+pub mod sem;
 pub mod shm;
 mod watch;
 

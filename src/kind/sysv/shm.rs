@@ -37,10 +37,12 @@ use super::fresh::Fresh;
 use super::{Family, Objects, Times, absent, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::{Attributes, Options, Profile};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, Opened};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -183,6 +185,22 @@ impl Object for Segment {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { segment: Some(self.id), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let segment = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(CREATOR, segment.shm_cpid), actor(LAST, segment.shm_lpid)];
+        let idle = segment.shm_nattch == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("attached nowhere, its creator and its last user have ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let segment = sys::stat(self.id)?;
         let mode = u32::from(segment.shm_perm.mode);
@@ -219,6 +237,7 @@ const CONTROLS: &[Control<Segment>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Segment::status),
     },
+    control::users(),
 ];
 
 /// A segment, open.
