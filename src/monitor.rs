@@ -27,6 +27,9 @@ pub trait Mounted: Send + Sync {
     /// The inode numbers that each object's files have in the mount, its control files included.
     fn inodes(&self) -> Vec<(ObjectId, u64)>;
 
+    /// The objects that are open, control files included.
+    fn open(&self) -> Vec<ObjectId>;
+
     /// How many nodes the kernel knows, and how many files are open.
     fn load(&self) -> (usize, usize);
 }

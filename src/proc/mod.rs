@@ -71,6 +71,18 @@ impl Targets {
         Self { all, files, inodes, segments, ids }
     }
 
+    /// Which of them are open in the mount, by whomever: also by a descriptor that is on its way
+    /// from one process to another.
+    pub fn open(&self) -> Vec<bool> {
+        let mut open = vec![false; self.all.len()];
+        for id in monitor::get().mounted().map(|tree| tree.open()).unwrap_or_default() {
+            if let Some(&index) = self.ids.get(&id) {
+                open[index] = true;
+            }
+        }
+        open
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.all.len()

@@ -89,7 +89,9 @@ fn mapping(line: &[u8]) -> Option<Mapping<'_>> {
     let (_permissions, _offset) = (text()?, text()?);
     let (major, minor) = text()?.split_once(':')?;
     let inode = text()?.parse().ok()?;
-    if inode == 0 {
+    // A segment may have the number 0; what else has it is no file.
+    let path = fields.next().unwrap_or_default().trim_ascii_start();
+    if !path.starts_with(b"/") {
         return None;
     }
     let hex = |digits| u32::from_str_radix(digits, 16).ok();
@@ -98,7 +100,7 @@ fn mapping(line: &[u8]) -> Option<Mapping<'_>> {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         file: FileId { device, inode },
-        path: fields.next().unwrap_or_default().trim_ascii_start(),
+        path,
     })
 }
 
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn the_kernels_lines_are_understood() {
         let text = b"7f00-7f01 rw-s 00000000 00:18 5                  /dev/shm/a b\n\
-            7f02-7f03 rw-s 00000000 00:01 32769              /SYSV000004d2 (deleted)\n\
+            7f02-7f03 rw-s 00000000 00:01 0              /SYSV000004d2 (deleted)\n\
             7f04-7f05 rw-p 00000000 00:00 0                  [heap]\n\
             nonsense\n\n";
         let found: Vec<_> = mappings(text).collect();
@@ -120,7 +122,7 @@ mod tests {
         );
         assert_eq!(found[0].file, FileId { device: libc::makedev(0, 0x18), inode: 5 });
         let mut targets = Targets::new([]);
-        targets.segments.insert(32769, 3);
+        targets.segments.insert(0, 3);
         assert_eq!(found[1].object(&targets), Some(3));
         assert_eq!(found[0].object(&targets), None);
     }

@@ -17,6 +17,7 @@ use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
 use self::nodes::{Found, NodeId, Nodes};
 use crate::caller::Caller;
+use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
@@ -393,6 +394,10 @@ impl Mounted for Tree {
         self.nodes.inodes()
     }
 
+    fn open(&self) -> Vec<ObjectId> {
+        self.nodes.open()
+    }
+
     fn load(&self) -> (usize, usize) {
         (self.nodes.len(), self.files.len() + self.dirs.len())
     }
@@ -406,15 +411,17 @@ fn root_entries(options: &Options) -> Entries {
     let (mut root, mut ctl) = (Entries::new(), Entries::new());
     root.push(("README", Item::Object(Arc::new(Text(include_str!("readme.txt"))))));
     ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
-    let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.path, kind::open(kind, options))).collect();
-    let dirs = kinds.iter().map(|(path, kind)| {
+    let kinds: Kinds =
+        KINDS.iter().map(|profile| (profile, kind::open(profile, options))).collect();
+    let dirs = kinds.iter().map(|(profile, kind)| {
         let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
-        (*path, Item::Dir(kind))
+        (profile.path, Item::Dir(kind))
     });
     place(&mut root, dirs);
+    ctl.extend(crate::ctl::entries(&kinds));
     let dirs = kinds
         .iter()
-        .map(|(path, kind)| (*path, Item::Dir(Arc::new(CtlKind::new(Arc::clone(kind))))));
+        .map(|(profile, kind)| (profile.path, Item::Dir(Arc::new(CtlKind::new(Arc::clone(kind))))));
     place(&mut ctl, dirs);
     root.push(("ctl", Item::Dir(Arc::new(FixedDir::new(ctl)))));
     root

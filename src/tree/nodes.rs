@@ -209,6 +209,17 @@ impl Nodes {
         inodes
     }
 
+    /// The objects that are open.
+    pub fn open(&self) -> Vec<ObjectId> {
+        let table = self.table.lock();
+        let open = table.entries.values().filter(|entry| !entry.opens.is_empty());
+        let id = |entry: &Entry| match &entry.node.item {
+            Item::Object(object) => object.id(),
+            _ => None,
+        };
+        open.filter_map(id).collect()
+    }
+
     /// How many ids the kernel knows.
     pub fn len(&self) -> usize {
         self.table.lock().entries.len()
