@@ -143,7 +143,9 @@ impl MountOptions {
                 (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
                 (name, None) if IGNORED.contains(&name) => {}
                 _ => {
-                    return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them"));
+                    return Err(format!(
+                        "unknown mount option \"{word}\"; ipcfs --help lists them"
+                    ));
                 }
             }
         }

@@ -168,12 +168,18 @@ impl Object for Queue {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let flags = match (how.read, how.write) {
-            (true, false) => OFlag::O_RDONLY,
-            (false, true) => OFlag::O_WRONLY,
-            _ => OFlag::O_RDWR,
+        let (queue, attr) = if how.write {
+            // Reading too, for fstat: how many bytes are queued only a reader is told. A user's
+            // daemon may be allowed no more than to write.
+            match self.descriptor(OFlag::O_RDWR) {
+                Err(error) if error.errno() == Errno::EACCES && !how.read => {
+                    self.descriptor(OFlag::O_WRONLY)?
+                }
+                opened => opened?,
+            }
+        } else {
+            self.descriptor(OFlag::O_RDONLY)?
         };
-        let (queue, attr) = self.descriptor(flags)?;
         how.verify(&attr)?;
         let seekable = !how.write;
         let file = MessageFile::new(Descriptor::new(queue), 0, seekable);
@@ -232,7 +238,9 @@ impl Descriptor {
     }
 
     fn msgsize(&self) -> Result<usize> {
-        if let Some(size) = self.msgsize.get() { Ok(*size) } else {
+        if let Some(size) = self.msgsize.get() {
+            Ok(*size)
+        } else {
             let size = sys::attributes(self.fd.as_fd())?.msgsize;
             Ok(*self.msgsize.get_or_init(|| size))
         }
@@ -280,7 +288,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::info(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            info => info?.bytes,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 

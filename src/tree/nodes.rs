@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -25,12 +26,28 @@ impl NodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// A directory's number in the table, which is part of its children's identity.
+/// An object in its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
     parent: NodeId,
     ident: u64,
 }
+
+/// What all ids of one object have in common.
+struct Ids {
+    /// The id that look-ups share, if there is one now.
+    shared: Option<NodeId>,
+    /// How many ids there are.
+    count: u32,
+    /// How many files are open for writing by any of them.
+    writers: u32,
+    /// The inode number that all of them show.
+    ino: u64,
+}
+
+/// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
+/// once, and must not meet the next writer then.
+const CONTEST: Duration = Duration::from_secs(1);
 
 /// A node as the tree sees it.
 #[derive(Clone)]
@@ -60,7 +77,10 @@ struct Entry {
 
 struct Table {
     entries: HashMap<NodeId, Entry>,
-    shared: HashMap<Place, NodeId>,
+    places: HashMap<Place, Ids>,
+    /// Objects of which a writer has been sent away lately, and when. Not part of [`Ids`], which
+    /// the kernel may forget before that writer comes back.
+    contests: HashMap<Place, Instant>,
     next: u64,
 }
 
@@ -93,7 +113,8 @@ impl Nodes {
         };
         let table = Table {
             entries: HashMap::from([(NodeId::ROOT, entry)]),
-            shared: HashMap::new(),
+            places: HashMap::new(),
+            contests: HashMap::new(),
             next: NodeId::ROOT.0 + 1,
         };
         Self { table: Mutex::new(table) }
@@ -128,24 +149,23 @@ impl Nodes {
         let place = Place { parent, ident: attr.ident };
         let mut table = self.table.lock();
         let table = &mut *table;
-        if let Some(&id) = table.shared.get(&place) {
-            if let Some(entry) = table.entries.get_mut(&id) {
+        let mut own = children == Children::PerWriter && table.is_contested(&place);
+        if let Some(ids) = table.places.get(&place) {
+            own |= children == Children::PerWriter && ids.writers > 0;
+            let shared = ids.shared.filter(|_| !own);
+            if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?)))
+            {
                 if &*entry.node.name != name {
                     entry.node.item = item()?;
                     entry.node.name = name.into();
                 }
                 entry.node.attr = *attr;
-                let taken = children == Children::PerWriter && entry.writers > 0;
-                if !taken {
-                    entry.lookups += 1;
-                    return Ok(Found { id, settled: entry.opens.is_empty() });
-                }
-                let node = entry.node.clone();
-                return Ok(Found { id: table.insert(node, children, None), settled: false });
+                entry.lookups += 1;
+                return Ok(Found { id, settled: entry.opens.is_empty() });
             }
         }
-        let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
-        Ok(Found { id: table.insert(node, children, Some(place)), settled: true })
+        let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: 0 };
+        Ok(Found { id: table.insert(node, children, place, !own), settled: !own })
     }
 
     /// Counts `count` look-ups less.
@@ -164,20 +184,31 @@ impl Nodes {
     /// already: the kernel then looks up once more and gets an id of its own.
     pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool) -> Result<()> {
         let mut table = self.table.lock();
+        let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
+        let place = entry.node.place();
         if write && entry.children == Children::PerWriter && entry.writers > 0 {
+            table.contests.retain(|_, since| since.elapsed() < CONTEST);
+            table.contests.insert(place, Instant::now());
             return fail(Errno::ESTALE);
         }
         entry.opens.push(fh);
         entry.writers += u32::from(write);
+        if let Some(ids) = table.places.get_mut(&place) {
+            ids.writers += u32::from(write);
+        }
         Ok(())
     }
 
     /// The counterpart of [`Nodes::begin_open`].
     pub fn end_open(&self, id: NodeId, fh: Fh, write: bool) {
-        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
-            entry.opens.retain(|open| *open != fh);
-            entry.writers = entry.writers.saturating_sub(u32::from(write));
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let Some(entry) = table.entries.get_mut(&id) else { return };
+        entry.opens.retain(|open| *open != fh);
+        entry.writers = entry.writers.saturating_sub(u32::from(write));
+        if let Some(ids) = table.places.get_mut(&entry.node.place()) {
+            ids.writers = ids.writers.saturating_sub(u32::from(write));
         }
     }
 
@@ -204,18 +235,31 @@ impl Nodes {
     }
 }
 
+impl Node {
+    fn place(&self) -> Place {
+        Place { parent: self.parent, ident: self.attr.ident }
+    }
+}
+
 impl Table {
-    fn insert(&mut self, mut node: Node, children: Children, place: Option<Place>) -> NodeId {
+    /// Whether look-ups of an object get ids of their own because of a contest.
+    fn is_contested(&self, place: &Place) -> bool {
+        !self.contests.is_empty()
+            && self.contests.get(place).is_some_and(|since| since.elapsed() < CONTEST)
+    }
+
+    fn insert(&mut self, mut node: Node, children: Children, place: Place, shared: bool) -> NodeId {
         let id = NodeId(self.next);
         self.next += 1;
-        if place.is_some() {
-            node.ino = id.0;
+        let new = Ids { shared: None, count: 0, writers: 0, ino: id.0 };
+        let ids = self.places.entry(place).or_insert(new);
+        ids.count += 1;
+        if shared {
+            ids.shared = Some(id);
         }
+        node.ino = ids.ino;
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
-        }
-        if let Some(place) = place {
-            self.shared.insert(place, id);
         }
         let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
         self.entries.insert(id, entry);
@@ -228,9 +272,15 @@ impl Table {
                 return;
             }
             let Some(entry) = self.entries.remove(&id) else { return };
-            let place = Place { parent: entry.node.parent, ident: entry.node.attr.ident };
-            if self.shared.get(&place) == Some(&id) {
-                self.shared.remove(&place);
+            let place = entry.node.place();
+            if let Some(ids) = self.places.get_mut(&place) {
+                ids.count -= 1;
+                if ids.shared == Some(id) {
+                    ids.shared = None;
+                }
+                if ids.count == 0 {
+                    self.places.remove(&place);
+                }
             }
             id = entry.node.parent;
             if let Some(parent) = self.entries.get_mut(&id) {
@@ -270,12 +320,31 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_id_that_is_forgotten_takes_nothing_with_it() {
+        let nodes = nodes();
+        let shared = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(shared, Fh(1), true).unwrap();
+        let own = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(own, Fh(2), true).unwrap();
+        nodes.end_open(shared, Fh(1), true);
+        nodes.forget(shared, 1);
+        let other = look_up(&nodes, "a", 7);
+        assert!(!other.settled, "there is a writer by another id");
+        nodes.end_open(own, Fh(2), true);
+        let again = look_up(&nodes, "a", 7);
+        assert!(again.settled);
+        assert_eq!(look_up(&nodes, "a", 7).id, again.id);
+        assert_eq!(nodes.get(again.id).unwrap().ino, shared.0);
+    }
+
+    #[test]
     fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
         let nodes = nodes();
         let id = look_up(&nodes, "a", 7).id;
         nodes.begin_open(id, Fh(1), true).unwrap();
         assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
         nodes.end_open(id, Fh(1), true);
+        assert_ne!(look_up(&nodes, "a", 7).id, id, "nobody else is to be sent away");
         nodes.begin_open(id, Fh(1), true).unwrap();
     }
 
@@ -289,7 +358,7 @@ mod tests {
         assert_eq!(nodes.len(), 2);
         nodes.forget(id, 1_000_000);
         assert_eq!(nodes.len(), 1);
-        assert_eq!(nodes.table.lock().shared.len(), 0);
+        assert_eq!(nodes.table.lock().places.len(), 0);
     }
 
     #[test]
