@@ -5,7 +5,9 @@
 //!
 //! Objects of a [`Children::PerWriter`] directory share one id as long as nobody has it open for
 //! writing. While somebody has, each look-up gets an id of its own, since the kernel holds the lock
-//! of the inode, thus of the id, for as long as a write waits.
+//! of the inode, thus of the id, for as long as a write waits. Once such an id has been closed, it
+//! can be the shared one in its turn: the kernel knows the name by it, and any other answer to the
+//! next look-up would cost it a second one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,8 +41,6 @@ struct Ids {
     shared: Option<NodeId>,
     /// How many ids there are.
     count: u32,
-    /// How many files are open for writing by any of them.
-    writers: u32,
     /// The inode number that all of them show.
     ino: u64,
 }
@@ -60,8 +60,6 @@ pub struct Node {
     pub name: Arc<[u8]>,
     /// The attributes that the kernel was last told.
     pub attr: Attr,
-    /// The id that `stat` shows as inode number: the same for all ids of an object.
-    pub ino: u64,
 }
 
 struct Entry {
@@ -102,7 +100,7 @@ pub struct Found {
 impl Nodes {
     /// A table that knows the root.
     pub fn new(root: Item, attr: Attr) -> Self {
-        let node = Node { item: root, parent: NodeId::ROOT, name: Arc::default(), attr, ino: 1 };
+        let node = Node { item: root, parent: NodeId::ROOT, name: Arc::default(), attr };
         let entry = Entry {
             node,
             lookups: 1,
@@ -149,12 +147,12 @@ impl Nodes {
         let place = Place { parent, ident: attr.ident };
         let mut table = self.table.lock();
         let table = &mut *table;
-        let mut own = children == Children::PerWriter && table.is_contested(&place);
-        if let Some(ids) = table.places.get(&place) {
-            own |= children == Children::PerWriter && ids.writers > 0;
-            let shared = ids.shared.filter(|_| !own);
-            if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?)))
-            {
+        let per_writer = children == Children::PerWriter;
+        let mut own = per_writer && table.is_contested(&place);
+        let shared = table.places.get(&place).and_then(|ids| ids.shared);
+        if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?))) {
+            own |= per_writer && entry.writers > 0;
+            if !own {
                 if &*entry.node.name != name {
                     entry.node.item = item()?;
                     entry.node.name = name.into();
@@ -164,7 +162,7 @@ impl Nodes {
                 return Ok(Found { id, settled: entry.opens.is_empty() });
             }
         }
-        let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: 0 };
+        let node = Node { item: item()?, parent, name: name.into(), attr: *attr };
         Ok(Found { id: table.insert(node, children, place, !own), settled: !own })
     }
 
@@ -194,9 +192,6 @@ impl Nodes {
         }
         entry.opens.push(fh);
         entry.writers += u32::from(write);
-        if let Some(ids) = table.places.get_mut(&place) {
-            ids.writers += u32::from(write);
-        }
         Ok(())
     }
 
@@ -207,9 +202,21 @@ impl Nodes {
         let Some(entry) = table.entries.get_mut(&id) else { return };
         entry.opens.retain(|open| *open != fh);
         entry.writers = entry.writers.saturating_sub(u32::from(write));
-        if let Some(ids) = table.places.get_mut(&entry.node.place()) {
-            ids.writers = ids.writers.saturating_sub(u32::from(write));
+        if entry.opens.is_empty() {
+            table.share(id);
         }
+    }
+
+    /// The inode number that all ids of an object show.
+    pub fn ino(&self, id: NodeId) -> u64 {
+        let table = self.table.lock();
+        let place = table.entries.get(&id).map(|entry| entry.node.place());
+        place.and_then(|place| table.places.get(&place)).map_or(id.0, |ids| ids.ino)
+    }
+
+    /// Whether the kernel may keep the attributes of an id.
+    pub fn is_fixed(&self, id: NodeId) -> bool {
+        self.table.lock().entries.get(&id).is_some_and(|entry| entry.children == Children::Fixed)
     }
 
     /// The file that was opened last by `id`, if one is still open.
@@ -248,22 +255,32 @@ impl Table {
             && self.contests.get(place).is_some_and(|since| since.elapsed() < CONTEST)
     }
 
-    fn insert(&mut self, mut node: Node, children: Children, place: Place, shared: bool) -> NodeId {
+    fn insert(&mut self, node: Node, children: Children, place: Place, shared: bool) -> NodeId {
         let id = NodeId(self.next);
         self.next += 1;
-        let new = Ids { shared: None, count: 0, writers: 0, ino: id.0 };
+        let new = Ids { shared: None, count: 0, ino: id.0 };
         let ids = self.places.entry(place).or_insert(new);
         ids.count += 1;
         if shared {
             ids.shared = Some(id);
         }
-        node.ino = ids.ino;
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
         }
         let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
         self.entries.insert(id, entry);
         id
+    }
+
+    /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
+    fn share(&mut self, id: NodeId) {
+        let Some(place) = self.entries.get(&id).map(|entry| entry.node.place()) else { return };
+        let Some(ids) = self.places.get_mut(&place) else { return };
+        let shared = ids.shared.and_then(|shared| self.entries.get(&shared));
+        if shared.is_none_or(|shared| shared.writers > 0) {
+            ids.shared = Some(id);
+            ids.ino = id.0;
+        }
     }
 
     fn remove_if_unused(&mut self, mut id: NodeId) {
@@ -314,27 +331,32 @@ mod tests {
         assert_ne!(own.id, first);
         assert!(!own.settled);
         assert_ne!(look_up(&nodes, "a", 7).id, own.id);
-        assert_eq!(nodes.get(own.id).unwrap().ino, nodes.get(first).unwrap().ino);
+        assert_eq!(nodes.ino(own.id), nodes.ino(first));
         nodes.end_open(first, Fh(1), true);
         assert_eq!(look_up(&nodes, "a", 7).id, first);
     }
 
     #[test]
-    fn a_shared_id_that_is_forgotten_takes_nothing_with_it() {
+    fn an_id_of_its_own_is_shared_once_it_has_been_closed() {
         let nodes = nodes();
-        let shared = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(shared, Fh(1), true).unwrap();
+        let first = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(first, Fh(1), true).unwrap();
         let own = look_up(&nodes, "a", 7).id;
+        let another = look_up(&nodes, "a", 7).id;
         nodes.begin_open(own, Fh(2), true).unwrap();
-        nodes.end_open(shared, Fh(1), true);
-        nodes.forget(shared, 1);
-        let other = look_up(&nodes, "a", 7);
-        assert!(!other.settled, "there is a writer by another id");
         nodes.end_open(own, Fh(2), true);
-        let again = look_up(&nodes, "a", 7);
-        assert!(again.settled);
-        assert_eq!(look_up(&nodes, "a", 7).id, again.id);
-        assert_eq!(nodes.get(again.id).unwrap().ino, shared.0);
+        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        assert_eq!(nodes.ino(first), own.0);
+        nodes.begin_open(another, Fh(3), true).unwrap();
+        nodes.end_open(another, Fh(3), true);
+        assert_eq!(look_up(&nodes, "a", 7).id, own, "there is one to share already");
+        nodes.end_open(first, Fh(1), true);
+        nodes.forget(first, 1);
+        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        nodes.forget(own, 4);
+        nodes.forget(another, 1);
+        assert_eq!(nodes.len(), 1);
+        assert!(nodes.table.lock().places.is_empty());
     }
 
     #[test]
