@@ -347,10 +347,7 @@ fn root_entries(options: &Options) -> Entries {
     root.push(("README", Item::Object(Arc::new(Text(include_str!("readme.txt"))))));
     ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
     let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.path, kind::open(kind, options))).collect();
-    let dirs = kinds.iter().map(|(path, kind)| {
-        let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
-        (*path, Item::Dir(kind))
-    });
+    let dirs = kinds.iter().map(|(path, kind)| (*path, Item::Dir(Arc::clone(kind).as_dir())));
     place(&mut root, dirs);
     let dirs = kinds
         .iter()
