@@ -39,7 +39,8 @@ install_packages() {
 }
 
 apt_install() {
-	$as_root env DEBIAN_FRONTEND=noninteractive \
+	# shellcheck disable=SC2086 # nothing, or sudo
+	${as_root-} env DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq -y -o=Dpkg::Use-Pty=0 --no-install-recommends install "$@" >/dev/null
 }
 
