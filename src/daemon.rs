@@ -24,7 +24,7 @@ use crate::caller;
 use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::{Adapter, interrupt};
-use crate::memory;
+use crate::{memory, notify};
 use crate::tree::Tree;
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
         Err(complaint) => return complain(&complaint),
     };
     if foreground {
-        return match run(prepared, || ()) {
+        return match run(prepared, notify::ready) {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint),
         };

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod notify;
 pub mod status;
 pub mod tree;
 pub mod vfs;
