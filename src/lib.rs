@@ -14,6 +14,7 @@ pub mod memory;
 pub mod notify;
 pub mod status;
 pub mod tree;
+pub mod turn;
 pub mod vfs;
 
 use std::sync::OnceLock;
