@@ -25,8 +25,8 @@ use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
-use crate::{memory, notify};
 use crate::tree::Tree;
+use crate::{memory, notify};
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
 /// processor.
