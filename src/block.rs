@@ -6,6 +6,7 @@
 //! signal to its worker, whose system call then ends with `EINTR`. A signal that comes just before
 //! the call is lost, so it is repeated until the worker has answered.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -87,6 +88,17 @@ impl Flight {
             }
         }
     }
+}
+
+thread_local! {
+    /// What this thread, a worker, is busy with.
+    static CURRENT: RefCell<Option<Arc<Flight>>> = const { RefCell::new(None) };
+}
+
+/// Whether the request that this thread works on has been cancelled: what tells `EINTR` by a
+/// cancellation from `EINTR` by a stop of the daemon, where the wait is to go on at its place.
+pub fn cancelled() -> bool {
+    CURRENT.with_borrow(|flight| flight.as_ref().is_some_and(|flight| flight.cancelled().is_some()))
 }
 
 type Work = Box<dyn FnOnce(&Flight) + Send>;
@@ -214,10 +226,12 @@ impl Blocker {
         let mut next = Some(first);
         while let Some(Job { id, flight, work }) = next.take() {
             flight.tid.store(tid, Ordering::SeqCst);
+            CURRENT.set(Some(Arc::clone(&flight)));
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&flight)));
             if outcome.is_err() {
                 log::error!("a worker panicked; its request is answered with EIO");
             }
+            CURRENT.set(None);
             flight.finish();
             let mut state = self.state.lock();
             state.flights.remove(&id);

@@ -11,8 +11,10 @@ pub mod error;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod notify;
 pub mod status;
 pub mod tree;
+pub mod turn;
 pub mod vfs;
 
 use std::sync::OnceLock;
