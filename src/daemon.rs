@@ -26,7 +26,7 @@ use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
 use crate::tree::Tree;
-use crate::{memory, notify};
+use crate::{memory, notify, privilege};
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
 /// processor.
@@ -250,6 +250,9 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     let _ = notifier.set(session.notifier());
     report(passthrough.probe(session.as_fd()), options.no_passthrough);
 
+    // Before there are other threads, which have capabilities of their own.
+    privilege::drop_unneeded();
+    warn_of_timeouts();
     let ending = (mountpoint.clone(), Arc::clone(&blocker));
     std::thread::Builder::new()
         .name("signals".into())
@@ -321,6 +324,20 @@ fn raise_limits() {
             if !raised && soft < hard {
                 let _ = setrlimit(resource, hard, hard);
             }
+        }
+    }
+}
+
+/// Says so if the kernel ends FUSE mounts that leave a request waiting.
+fn warn_of_timeouts() {
+    for name in ["default_request_timeout", "max_request_timeout"] {
+        let path = format!("/proc/sys/fs/fuse/{name}");
+        let seconds = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(seconds @ 1_u32..) = seconds {
+            log::warn!(
+                "{path} is {seconds}: the kernel ends the mount when a read waits longer for a \
+                 message; set it to 0 before mounting (sysctl fs.fuse.{name}=0)"
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod kind;
 pub mod memory;
 pub mod notify;
+pub mod privilege;
 pub mod status;
 pub mod tree;
 pub mod turn;

@@ -72,7 +72,8 @@ impl Kind for Queues {
             )),
         };
         let name = fsdir::c_name(name)?;
-        caller.act(|| Ok(sys::create(&name, mode, size)?))
+        // A queue is charged to the real user of the process that makes it.
+        caller.act_as_process(|| sys::create(&name, mode, size))
     }
 }
 
