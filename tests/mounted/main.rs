@@ -9,3 +9,4 @@ mod common;
 mod command;
 mod ctl;
 mod mq;
+mod sem;
