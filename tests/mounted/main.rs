@@ -10,3 +10,4 @@ mod command;
 mod ctl;
 mod mq;
 mod sem;
+mod sysv_sem;
