@@ -26,7 +26,7 @@ pub struct Arguments {
     pub debug: bool,
 
     /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
-    /// `link_dir=PATH`, `no_passthrough`, and what mount(8) passes on
+    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, and what mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
@@ -115,6 +115,7 @@ impl MountOptions {
         self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
         self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
         self.kinds.link_dir = other.kinds.link_dir.or(self.kinds.link_dir.take());
+        self.kinds.fifo_dir = other.kinds.fifo_dir.or(self.kinds.fifo_dir.take());
     }
 
     /// Understands `a,b=c`; the error is a sentence that names the option.
@@ -146,6 +147,13 @@ impl MountOptions {
                     let path =
                         std::path::absolute(value).map_err(|error| format!("{word}: {error}"))?;
                     options.kinds.link_dir = Some(path);
+                }
+                ("fifo_dir", Some(value)) => {
+                    // In the background the daemon's current directory is the root.
+                    let path = std::path::absolute(value).map_err(|error| {
+                        format!("mount option fifo_dir: \"{value}\" is no path: {error}")
+                    })?;
+                    options.kinds.fifo_dir = Some(path);
                 }
                 ("remount", None) => {
                     return Err("remounting is not possible; umount it and mount it again".into());
@@ -207,6 +215,7 @@ mod tests {
         assert!(MountOptions::parse("mq_maxmsg=x").unwrap_err().contains("mq_maxmsg"));
         assert!(MountOptions::parse("mq_maxmsg=0").is_err());
         assert!(MountOptions::parse("mq_maxmsg").is_err());
+        assert!(MountOptions::parse("fifo_dir=").unwrap_err().contains("fifo_dir"));
         assert!(MountOptions::parse("remount,ro").unwrap_err().contains("umount"));
     }
 }

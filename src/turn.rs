@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(crate) use self::sys::{wait_while, wake_one};
 use crate::error::{Errno, Result, fail};
 use crate::vfs::Wait;
 
@@ -54,7 +55,7 @@ mod sys {
     use crate::error::Errno;
 
     /// Waits as long as the word has this value, unless woken; `EINTR` after a signal.
-    pub(super) fn wait_while(word: &AtomicU32, value: u32) -> Result<(), Errno> {
+    pub(crate) fn wait_while(word: &AtomicU32, value: u32) -> Result<(), Errno> {
         let none = std::ptr::null::<libc::timespec>();
         let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the word outlives the call; the kernel only reads it.
@@ -67,7 +68,7 @@ mod sys {
     }
 
     /// Wakes one who waits for the word.
-    pub(super) fn wake_one(word: &AtomicU32) {
+    pub(crate) fn wake_one(word: &AtomicU32) {
         let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the address to find who waits and does not touch the word.
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wake, 1) };

@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
+use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, SetTime};
 
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
@@ -96,6 +96,16 @@ impl FsDir {
             Err(error) => return Err(error),
         };
         self.rename(caller, from, to, replace && visible)
+    }
+
+    /// Which file a name stands for, if it is the one with this inode number.
+    pub fn identify(&self, name: &[u8], inode: u64) -> Result<FileId> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
+        if stat.st_ino != inode {
+            return fail(Errno::ENOENT);
+        }
+        Ok(FileId { device: stat.st_dev, inode })
     }
 
     /// The attributes of a name; `size` and `blocks` are the file's.

@@ -56,13 +56,15 @@ struct Taken {
 
 /// Messages as lines, not placed yet: their positions count from 0.
 #[derive(Default)]
-struct Batch {
-    text: Vec<u8>,
+pub struct Batch {
+    /// The lines.
+    pub text: Vec<u8>,
     taken: Vec<Taken>,
 }
 
 impl Batch {
-    fn push(&mut self, tagged: bool, tag: i64, message: &[u8]) {
+    /// Adds a message as a line.
+    pub fn push(&mut self, tagged: bool, tag: i64, message: &[u8]) {
         let begin = self.text.len() as u64;
         if tagged {
             self.text.extend_from_slice(tag.to_string().as_bytes());

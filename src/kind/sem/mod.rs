@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 
 use self::grammar::Operation;
 use self::word::{State, Word};
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
@@ -47,8 +47,8 @@ use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Traces, Wait, Waits,
 };
 
 /// The kind's profile.
@@ -265,6 +265,15 @@ impl Object for Semaphore {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&file_name(&self.name)?, self.ident)?;
+        Ok(Traces { file: Some(file), waits: Some(Waits::Semaphore), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
         let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
@@ -295,6 +304,8 @@ const CONTROLS: &[Control<Semaphore>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Semaphore::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "try",
         access: Access::Write,

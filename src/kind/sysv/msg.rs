@@ -20,11 +20,16 @@ use super::watch::Watch;
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::drain::{Drain, NotEmpty};
+use crate::kind::gather::Batch;
+use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::{MessageFile, Messages};
 use crate::kind::{Attributes, Options, Profile};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, How, Io, Object, Opened, Wait};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -74,7 +79,7 @@ impl Family for Queues {
         Ok(queue_attr(&sys::stat(id)?, id))
     }
 
-    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+    fn make(&self, _: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
         let id = sys::get(key, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
         let Some(qbytes) = attributes.get("qbytes") else { return Ok(()) };
         set_qbytes(id, qbytes).inspect_err(|_| {
@@ -127,6 +132,11 @@ impl Queue {
         Opened { handle: Arc::new(file), io: Io::Messages }
     }
 
+    fn lines(&self, cx: &Cx, how: &How, tagged: bool) -> Opened {
+        let file = LinesFile::new(self.messages(Select::ANY), &TAGS, tagged, cx, how);
+        Opened { handle: Arc::new(file), io: Io::Messages }
+    }
+
     /// Discards what is queued at this moment.
     fn discard(&self, caller: Caller) -> Result<()> {
         let cx = Cx { caller, wait: Wait::Try, nonblock: true };
@@ -142,16 +152,12 @@ impl Queue {
 
     /// All messages that are queued, none of which is taken.
     fn peek(&self, _cx: &Cx) -> Result<Vec<u8>> {
-        let (mut text, mut message) = (Vec::new(), Vec::new());
+        let (mut lines, mut message) = (Batch::default(), Vec::new());
         for index in 0.. {
             let Some(tag) = peek(self.id, index, &mut message)? else { break };
-            text.extend_from_slice(format!("{tag}\t").as_bytes());
-            text.extend_from_slice(&message);
-            if message.last() != Some(&b'\n') {
-                text.push(b'\n');
-            }
+            lines.push(true, tag, &message);
         }
-        Ok(text)
+        Ok(lines.text)
     }
 
     fn qbytes(&self) -> Result<u64> {
@@ -220,6 +226,22 @@ impl Object for Queue {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { waits: Some(Waits::SystemVQueue(self.id)), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let queue = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(SENDER, queue.msg_lspid), actor(RECEIVER, queue.msg_lrpid)];
+        let idle = queue.msg_qnum == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("empty, nobody waits, the last sender and receiver have ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let queue = sys::stat(self.id)?;
         let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
@@ -248,6 +270,38 @@ const CONTROLS: &[Control<Queue>] = &[
         access: Access::Read,
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
+    },
+    control::users(),
+    control::waiters(),
+    Control {
+        name: "lines",
+        access: Access::ReadWrite,
+        about: "a stream of lines: each is one message",
+        serve: Serve::Open(|queue, cx, how| Ok(queue.lines(cx, how, false))),
+    },
+    Control {
+        name: "tagged",
+        access: Access::ReadWrite,
+        about: "the same with TYPE<TAB> before each line",
+        serve: Serve::Open(|queue, cx, how| Ok(queue.lines(cx, how, true))),
+    },
+    Control {
+        name: "drain",
+        access: Access::Read,
+        about: "takes all that is queued now, as lines",
+        serve: Serve::Open(|queue, _, _| {
+            let file = Drain::new(queue.messages(Select::ANY))?;
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "wait",
+        access: Access::Read,
+        about: "ends when the queue is not empty; takes nothing",
+        serve: Serve::Open(|queue, _, _| {
+            let file = NotEmpty::new(queue.messages(Select::ANY));
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
     },
     Control {
         name: "type",
@@ -286,6 +340,8 @@ const CONTROLS: &[Control<Queue>] = &[
         serve: Serve::Value { show: Queue::qbytes, store: Queue::set_qbytes },
     },
 ];
+
+static TAGS: Tags = Tags { name: "type", valid: 1..=i64::MAX, default: PLAIN };
 
 /// Which messages are to be received (msgrcv(2)).
 #[derive(Clone, Copy, Debug)]
@@ -389,6 +445,14 @@ impl Messages for Endpoint {
         self.kind.attr(self.id).map_err(|error| removed(error.errno()))
     }
 
+    fn longest(&self) -> Result<usize> {
+        Ok(sys::longest()?)
+    }
+
+    fn queued(&self) -> Result<u64> {
+        Ok(sys::stat(self.id).map_err(removed)?.msg_qnum)
+    }
+
     fn poll(&self, events: i16) -> i16 {
         let Ok(queue) = sys::stat(self.id) else {
             return libc::POLLERR | libc::POLLHUP | events;
@@ -450,6 +514,17 @@ mod sys {
         // SAFETY: the kernel looks at no pointer.
         let done = unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
         Errno::result(done).map(drop)
+    }
+
+    /// `kernel.msgmax` of this namespace.
+    pub(super) fn longest() -> Result<usize, Errno> {
+        // SAFETY: all zeroes is a valid msginfo, which is what IPC_INFO fills in.
+        let info = unsafe {
+            let mut info: libc::msginfo = std::mem::zeroed();
+            Errno::result(libc::msgctl(0, libc::IPC_INFO, (&raw mut info).cast()))?;
+            info
+        };
+        Ok(usize::try_from(info.msgmax).unwrap_or(0))
     }
 
     /// msgsnd(2).

@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Result};
+use crate::turn::{wait_while, wake_one};
 
 /// How long it may take until a message or room is noticed.
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -35,7 +36,7 @@ impl Waiter {
 
     fn turn(&self, state: u32) {
         self.state.store(state, Ordering::SeqCst);
-        sys::wake(&self.state);
+        wake_one(&self.state);
     }
 }
 
@@ -57,7 +58,7 @@ impl Watch {
         }
         let outcome = loop {
             let result = match me.state.load(Ordering::SeqCst) {
-                Waiter::ASLEEP => sys::sleep_while(&me.state, Waiter::ASLEEP),
+                Waiter::ASLEEP => wait_while(&me.state, Waiter::ASLEEP),
                 Waiter::LEADING => self.look(),
                 _ => break Ok(()),
             };
@@ -90,7 +91,7 @@ impl Watch {
             let asleep = Waiter::ASLEEP;
             let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
             if next.state.compare_exchange(asleep, Waiter::LEADING, success, failure).is_ok() {
-                sys::wake(&next.state);
+                wake_one(&next.state);
             }
         }
     }
@@ -98,31 +99,9 @@ impl Watch {
 
 #[allow(unsafe_code)]
 mod sys {
-    use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
     use crate::error::Errno;
-
-    /// Sleeps while `state` is `value`; may return earlier. `EINTR` after a signal, which the
-    /// standard library's condition variables keep to themselves.
-    pub(super) fn sleep_while(state: &AtomicU32, value: u32) -> Result<(), Errno> {
-        let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-        let forever = std::ptr::null::<libc::timespec>();
-        // SAFETY: the address is that of a live, aligned 32-bit number for the whole call.
-        let done =
-            unsafe { libc::syscall(libc::SYS_futex, state.as_ptr(), operation, value, forever) };
-        match Errno::result(done) {
-            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Wakes who sleeps on `state`.
-    pub(super) fn wake(state: &AtomicU32) {
-        let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: as above; one waiter sleeps on each.
-        unsafe { libc::syscall(libc::SYS_futex, state.as_ptr(), operation, 1) };
-    }
 
     /// Sleeps for a while; `EINTR` after a signal.
     pub(super) fn pause(time: Duration) -> Result<(), Errno> {

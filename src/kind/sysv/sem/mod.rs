@@ -31,13 +31,15 @@ use super::actors::Actors;
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::hold::{self, Holds, Lock};
 use crate::kind::shared::Shared;
 use crate::kind::value_text::ValueText;
 use crate::kind::{Attributes, Options, Profile};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, Opened, Wait};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -137,7 +139,7 @@ impl Family for Sets {
         Ok(perm_attr(&set.sem_perm, id, 0, times))
     }
 
-    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+    fn make(&self, _caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
         let nsems = attributes.get("nsems").unwrap_or(1);
         let Ok(count) = i32::try_from(nsems) else {
             return Err(Error::because(Errno::EINVAL, format!("nsems={nsems} is too many")));
@@ -213,6 +215,27 @@ impl Object for Set {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { waits: Some(Waits::SystemVSemaphores(self.id)), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        for (index, value) in values(self.id)?.into_iter().enumerate() {
+            let about = |what| sys::about(self.id, index, what);
+            let about = |what| about(what).map_err(|errno| removed(self.id, errno));
+            let pid = self.kind.actors.shown(self.id, index as u32, about(libc::GETPID)?);
+            let waiting = about(libc::GETNCNT)? + about(libc::GETZCNT)?;
+            if value != 0 || waiting != 0 || !gone(i64::from(pid)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some("all values are 0, nobody waits, who used it last has ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let set = sys::stat(self.id)?;
         let values = values(self.id)?;
@@ -255,6 +278,8 @@ const CONTROLS: &[Control<Set>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Set::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "try",
         access: Access::Write,
