@@ -6,13 +6,17 @@
 pub mod block;
 pub mod caller;
 pub mod cli;
+pub mod ctl;
 pub mod daemon;
 pub mod error;
+pub mod escape;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod monitor;
 pub mod notify;
 pub mod privilege;
+pub mod proc;
 pub mod status;
 pub mod tree;
 pub mod turn;

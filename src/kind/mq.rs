@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
@@ -26,7 +26,8 @@ use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened, Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, ObjectId, Opened,
+    Traces, Wait, Waits,
 };
 
 /// The kind's profile.
@@ -203,6 +204,15 @@ impl Object for Queue {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&self.name, self.ident)?;
+        Ok(Traces { file: Some(file), waits: Some(Waits::Queue), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
         let (queue, attr) = self.descriptor(OFlag::O_RDONLY)?;
         let attributes = sys::attributes(queue.as_fd())?;
@@ -236,6 +246,8 @@ const CONTROLS: &[Control<Queue>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "lines",
         access: Access::ReadWrite,

@@ -183,11 +183,16 @@ impl World {
 
     /// Runs a C client of `tests/clients`, which has to succeed, and returns what it printed.
     pub fn c(&self, client: &str, arguments: &[&str]) -> String {
-        let mut command = self.command(compiled(client));
-        command.args(arguments);
-        let output = Running::start(command).output();
+        let output = self.client(client, arguments).output();
         assert!(output.status.success(), "{client} {arguments:?}: {}", output.errors);
         output.text()
+    }
+
+    /// Starts a C client of `tests/clients`.
+    pub fn client(&self, client: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(compiled(client));
+        command.args(arguments);
+        Running::start(command)
     }
 
     /// Runs a Python script with `posix_ipc` and `sysv_ipc` at hand, which has to succeed.

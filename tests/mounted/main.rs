@@ -10,3 +10,5 @@ mod command;
 mod ctl;
 mod docs;
 mod mq;
+mod sem;
+mod sysv_sem;

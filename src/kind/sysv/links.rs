@@ -74,9 +74,6 @@ impl Links {
             // The last directory is everybody's, with the sticky bit, and the one above it lets
             // nobody in: whatever is done there is done by the daemon as the caller.
             if let Some(above) = place.parent() {
-                if let Some(base) = above.parent() {
-                    DirBuilder::new().recursive(true).mode(0o755).create(base)?;
-                }
                 DirBuilder::new().recursive(true).mode(0o700).create(above)?;
             }
             DirBuilder::new().recursive(true).mode(0o1777).create(place)?;

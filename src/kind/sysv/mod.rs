@@ -31,8 +31,11 @@
 //! calls as the caller. Changing the mode is the owner's alone here, as for any file.
 
 mod actors;
+mod fresh;
 mod links;
 pub mod msg;
+pub mod sem;
+pub mod shm;
 mod watch;
 
 use std::sync::Arc;
@@ -107,7 +110,7 @@ pub trait Family: Send + Sync + Sized + 'static {
     fn attr(&self, id: i32) -> Result<Attr>;
 
     /// Makes an object (`IPC_CREAT | IPC_EXCL`). Called under the caller's ids.
-    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()>;
+    fn make(&self, caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()>;
 
     /// Removes an object (`IPC_RMID`). Called under the caller's ids.
     fn remove(&self, id: i32) -> Result<()>;
@@ -150,7 +153,9 @@ impl<F: Family> Objects<F> {
 impl<F: Family> Kind for Objects<F> {
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
         match Name::parse(name) {
-            Some(Name::Key(key)) => caller.act(|| self.family.make(key, mode & 0o777, attributes)),
+            Some(Name::Key(key)) => {
+                caller.act(|| self.family.make(caller, key, mode & 0o777, attributes))
+            }
             Some(Name::Id(_)) => Err(Error::because(
                 Errno::EINVAL,
                 "identifiers are given out by the kernel; make an object by its key",

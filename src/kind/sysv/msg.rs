@@ -20,14 +20,16 @@ use super::watch::Watch;
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::{MessageFile, Messages};
 use crate::kind::{Attributes, Options, Profile};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, How, Io, Object, Opened, Wait};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -77,7 +79,7 @@ impl Family for Queues {
         Ok(queue_attr(&sys::stat(id)?, id))
     }
 
-    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+    fn make(&self, _: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
         let id = sys::get(key, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
         let Some(qbytes) = attributes.get("qbytes") else { return Ok(()) };
         set_qbytes(id, qbytes).inspect_err(|_| {
@@ -224,6 +226,22 @@ impl Object for Queue {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { waits: Some(Waits::SystemVQueue(self.id)), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let queue = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(SENDER, queue.msg_lspid), actor(RECEIVER, queue.msg_lrpid)];
+        let idle = queue.msg_qnum == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("empty, nobody waits, the last sender and receiver have ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let queue = sys::stat(self.id)?;
         let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
@@ -253,6 +271,8 @@ const CONTROLS: &[Control<Queue>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "lines",
         access: Access::ReadWrite,
