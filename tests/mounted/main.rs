@@ -8,4 +8,7 @@ mod common;
 
 mod command;
 mod ctl;
+mod docs;
 mod mq;
+mod sem;
+mod sysv_sem;

@@ -11,15 +11,13 @@
 //! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
 //! message queue descriptor.
 
-mod account;
+mod cost;
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
-use self::account::Account;
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
@@ -47,7 +45,6 @@ pub const PROFILE: Profile = Profile {
 pub struct Queues {
     dir: FsDir,
     options: Options,
-    account: Account,
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
@@ -62,11 +59,7 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
             )
         })?,
     };
-    Ok(Arc::new(Queues {
-        dir: FsDir::new(dir),
-        options: options.clone(),
-        account: Account::default(),
-    }))
+    Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
 }
 
 impl Kind for Queues {
@@ -81,100 +74,82 @@ impl Kind for Queues {
                 msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
             )),
         };
-        let cost = match size {
-            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
-            // The defaults are cut to what is permitted.
-            None => account::cost(
-                smaller("msg_default", "msg_max")?,
-                smaller("msgsize_default", "msgsize_max")?,
-            ),
-        };
         let c_name = fsdir::c_name(name)?;
-        let there = || self.idents();
-        // A name that is taken is so whatever the queue would cost.
-        if self.dir.stat(name).is_err() {
-            account::check(&self.account, caller, cost, there)?;
-        }
+        // A queue is charged to the real user of the process that makes it.
         caller
-            .act(|| Ok(sys::create(&c_name, mode, size)?))
-            .map_err(|error| self.explain(error, caller, size, cost))?;
-        if let Ok(attr) = self.dir.stat(name) {
-            self.account.add(caller.uid, attr.ident, cost);
-        }
-        Ok(())
+            .act_as_process(|| sys::create(&c_name, mode, size))
+            .map_err(|error| self.explain(error, caller, size))
     }
 
     fn limits(&self, caller: Caller) -> Vec<Limit> {
         let mut limits = Vec::new();
-        let Ok(there) = self.idents() else { return limits };
-        if let Ok(most) = sysctl("fs/mqueue/queues_max") {
+        if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list()) {
             limits.push(Limit::used("mq_queues", most, there.len() as u64));
         }
         for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
             limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
         }
-        // The caller's own; root's is the daemon's, which all that is made through the mount counts
-        // against.
-        let used = match caller.uid {
-            0 => self.total(),
-            uid => self.account.used(uid, &there).1,
-        };
-        let max = if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) };
-        limits.push(Limit { name: "mq_bytes", max, used: Some(used) });
+        let (_, used) = self.charged_to(caller.uid);
+        limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used) });
         limits
     }
 }
 
+/// What the caller may spend on queues; `None` for all they like.
+fn limit(caller: Caller) -> Option<u64> {
+    // Root's queues are made by the daemon itself.
+    if caller.uid == 0 { sys::own_limit() } else { cost::limit(caller) }
+}
+
 /// The smaller one of two numbers of the queues' configuration.
-fn smaller(one: &str, other: &str) -> Result<u64> {
-    let number = |name| sysctl(&format!("fs/mqueue/{name}"));
-    Ok(number(one)?.min(number(other)?))
+fn smaller(one: &str, other: &str) -> Result<i64> {
+    Ok(sys::default(one)?.min(sys::default(other)?))
 }
 
 impl Queues {
-    /// The inode numbers of all queues.
-    fn idents(&self) -> Result<HashSet<u64>> {
-        Ok(self.dir.list()?.into_iter().map(|entry| entry.ident).collect())
-    }
-
-    /// What all queues together cost.
-    fn total(&self) -> u64 {
-        self.costs().into_iter().sum()
-    }
-
-    fn costs(&self) -> Vec<u64> {
+    /// How many of a user's queues there are, and what they are charged.
+    fn charged_to(&self, uid: u32) -> (usize, u64) {
         let cost = |entry: DirEntry| {
             let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+            let owner = nix::sys::stat::fstat(&queue).ok()?.st_uid;
             let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
-            Some(account::cost(maxmsg as u64, msgsize as u64))
+            (owner == uid).then(|| cost::of(maxmsg as u64, msgsize as u64))
         };
-        self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect()
+        let costs: Vec<u64> =
+            self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect();
+        (costs.len(), costs.iter().sum())
     }
 
     /// Says which limit a queue that could not be made was over.
-    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>, cost: u64) -> Error {
-        let limit = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
+    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>) -> Error {
+        let most = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
         let sentence = match (error.errno(), size) {
-            (Errno::EMFILE, _) => {
-                let costs = self.costs();
-                let used = (costs.len(), costs.iter().sum());
-                let whose = "the daemon, which queues made through the mount count against,";
-                let error = account::exceeded(whose, sys::own_limit().unwrap_or(0), cost, used);
-                let sentence = error.what().unwrap_or_default();
-                format!("{sentence}; those of other IPC namespaces count as well")
+            (Errno::EMFILE, size) => {
+                // The defaults are cut to what is permitted.
+                let size = size.map_or_else(
+                    || {
+                        let msgsize = smaller("msgsize_default", "msgsize_max")?;
+                        Ok((smaller("msg_default", "msg_max")?, msgsize))
+                    },
+                    Ok::<_, Error>,
+                );
+                let (Some(limit), Ok((maxmsg, msgsize))) = (limit(caller), size) else {
+                    return error;
+                };
+                let cost = cost::of(maxmsg as u64, msgsize as u64);
+                cost::exceeded(caller.uid, limit, cost, self.charged_to(caller.uid))
             }
             (Errno::ENOSPC, _) => {
-                let there = self.idents().map_or(0, |there| there.len());
-                let most = limit("queues_max");
-                format!("there are {there} queues; fs.mqueue.queues_max is {most}")
+                let there = self.dir.list().map_or(0, |there| there.len());
+                format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
             }
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
-                let (msg_max, msgsize_max) = (limit("msg_max"), limit("msgsize_max"));
-                // Root may go beyond, up to what is built in.
-                let (msg_max, msgsize_max) = match caller.uid {
-                    0 => (HARD_MSGMAX.max(msg_max), HARD_MSGSIZEMAX.max(msgsize_max)),
-                    _ => (msg_max, msgsize_max),
-                };
+                let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
+                if caller.uid == 0 {
+                    // Root may go beyond, up to what is built in.
+                    msg_max = msg_max.max(HARD_MSGMAX);
+                    msgsize_max = msgsize_max.max(HARD_MSGSIZEMAX);
+                }
                 format!(
                     "maxmsg={maxmsg} must be 1 to {msg_max} (fs.mqueue.msg_max) and \
                      msgsize={msgsize} 1 to {msgsize_max} (fs.mqueue.msgsize_max)"
@@ -248,16 +223,17 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages. To take them it is opened for both, if that is
-    /// permitted, so that what a killed reader took can be given back.
+    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
+    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
+    /// killed reader took.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
-        let opened = match (read, write) {
-            (false, true) => self.descriptor(OFlag::O_WRONLY),
-            (_, true) => self.descriptor(OFlag::O_RDWR),
-            (_, false) => match self.descriptor(OFlag::O_RDWR) {
-                Err(error) if error.errno() == Errno::EACCES => self.descriptor(OFlag::O_RDONLY),
-                opened => opened,
+        let opened = match self.descriptor(OFlag::O_RDWR) {
+            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
+                (true, false) => self.descriptor(OFlag::O_RDONLY),
+                (false, true) => self.descriptor(OFlag::O_WRONLY),
+                _ => Err(error),
             },
+            opened => opened,
         };
         Ok(Descriptor::new(opened?.0))
     }
@@ -482,7 +458,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::info(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            info => info?.bytes,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 
