@@ -9,6 +9,7 @@ mod common;
 mod command;
 mod ctl;
 mod docs;
+mod lines;
 mod mq;
 mod sem;
 mod sysv_sem;
