@@ -7,9 +7,12 @@
 mod common;
 
 mod command;
+mod create;
 mod ctl;
 mod docs;
 mod lines;
 mod mq;
+mod reports;
 mod sem;
 mod sysv_sem;
+mod users;
