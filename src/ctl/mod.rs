@@ -13,10 +13,10 @@ use std::time::SystemTime;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{json_text, slow};
+use crate::kind::control::{OpenText, json_text};
 use crate::kind::{Kind, Profile};
 use crate::monitor::{self, Failure};
-use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened};
+use crate::vfs::{Attr, Change, Cx, How, Io, Item, Object, Opened, Wait};
 
 /// The kinds and what is known about them, in the order in which they are listed.
 pub type Kinds = Arc<[OneKind]>;
@@ -46,7 +46,7 @@ pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
 
 type Show = fn(&Kinds, &Cx) -> Result<Vec<u8>>;
 
-/// A text about all objects, made by a worker when it is read.
+/// A text about all objects, made by a worker when it is opened.
 struct Report {
     kinds: Kinds,
     show: Show,
@@ -61,12 +61,16 @@ impl Object for Report {
         fail(Errno::EPERM)
     }
 
-    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
         if how.write {
             return Err(Error::because(Errno::EACCES, "this is to be read"));
         }
-        let (kinds, show) = (Arc::clone(&self.kinds), self.show);
-        Ok(slow(how.checked, move |cx| show(&kinds, cx)))
+        // Now rather than at the first read: bash's `source` reads as many bytes as fstat(2) says.
+        if cx.wait == Wait::Try {
+            return Err(Error::deferred());
+        }
+        let text = (self.show)(&self.kinds, cx)?;
+        Ok(Opened { handle: Arc::new(OpenText { attr: how.checked, text }), io: Io::Direct })
     }
 }
 

@@ -67,7 +67,6 @@ fn a_malformed_line_makes_nothing_and_the_error_says_where() {
         let last = world.run("tail -n1 ctl/errors");
         let expected = "\tctl/create\tEINVAL: ";
         assert!(last.contains(expected) && last.contains(sentence), "{line}: {last}");
-        // Counted in the write that failed, which begins with the bad line.
         assert!(last.contains("line 2: "), "{last}");
         assert_eq!(world.run("find mq shm sem fifo sysv -type f -o -type p"), "fifo/before\n");
         world.run("rm fifo/before");
@@ -103,7 +102,8 @@ fn a_name_that_is_no_word_is_written_as_summary_writes_it() {
 #[test]
 fn a_limit_is_the_kernels_errno_and_a_sentence() {
     let world = World::new();
-    let user = "setpriv --reuid=4242 --regid=4242 --clear-groups";
+    // What queues cost is counted by user, whatever the namespace: nobody else's user.
+    let user = "setpriv --reuid=48211 --regid=48211 --clear-groups";
     let attempt = |line: &str| {
         let output = world.attempt(&format!("{user} bash -c 'echo {line} > ctl/create'"));
         assert!(!output.status.success(), "{line}");
@@ -126,11 +126,12 @@ fn a_limit_is_the_kernels_errno_and_a_sentence() {
     assert!(errno.contains("File name too long") && sentence.contains("256"), "{sentence}");
     // The limit of the user who asks.
     let many = format!(
-        "{user} prlimit --msgqueue=200000 bash -c 'touch mq/a && touch mq/b && ! touch mq/c'"
+        "{user} prlimit --msgqueue=200000 bash -c 'make() {{ echo mq/$1 msgsize=8K > ctl/create; }}
+         make a && make b && ! make c'"
     );
     world.run(&many);
     let sentence = world.run(&format!("{user} tail -n1 ctl/errors"));
-    let expected = "EMFILE: RLIMIT_MSGQUEUE of uid 4242 is 200,000 bytes; this queue needs 82,880; \
+    let expected = "EMFILE: RLIMIT_MSGQUEUE of uid 48211 is 200,000 bytes; this queue needs 82,880; \
                     2 queues use 165,760\n";
     assert!(sentence.ends_with(expected), "{sentence}");
     world.run("echo 2 > /proc/sys/fs/mqueue/queues_max");

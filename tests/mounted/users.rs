@@ -114,7 +114,7 @@ fn users_are_those_who_have_it_open_through_the_mount() {
 #[test]
 fn waiters_are_told_in_c_and_through_the_mount() {
     let world = world();
-    world.run("printf 'sysv/msg/9 qbytes=8\\nmq/full maxmsg=1 msgsize=1' > ctl/create");
+    world.run("printf 'sysv/msg/9 qbytes=8\\nmq/full maxmsg=1 msgsize=64' > ctl/create");
     world.run("printf x > mq/full; printf 12345678 > sysv/msg/9");
     let cases = [
         ("mq/q", "posix_ipc.MessageQueue('/q').receive()", "cat mq/q", "receive"),
@@ -243,10 +243,10 @@ fn orphans_are_what_nobody_uses_and_nothing_else() {
 #[test]
 fn a_name_of_two_lines_is_no_orphans_path() {
     let world = World::new();
-    world.run("touch sem/used $'sem/x\\nsem/used' 'sem/a b'; bash -c 'exec 3>sem/used; sleep 1000' &
+    world.run("touch sem/used $'sem/x\\nused' 'sem/a b'; bash -c 'exec 3>sem/used; sleep 1000' &
         until [ -s ctl/sem/used/users ] || [ -n \"$(cat ctl/sem/used/users)\" ]; do :; done
         cat ctl/orphans > $SCRATCH/orphans; xargs -rd'\\n' rm < ctl/orphans 2>/dev/null; kill %1; true");
     let listed = std::fs::read_to_string(world.scratch().join("orphans")).unwrap();
-    assert_eq!(listed, "sem/a b\n$'sem/x\\nsem/used'\n");
+    assert_eq!(listed, "sem/a b\n$'sem/x\\nused'\n");
     assert_eq!(world.run("ls sem | head -n1; ls sem | wc -l"), "used\n3\n");
 }
