@@ -240,8 +240,10 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            if entry.node.ino != id.0 {
-                inodes.push((object, entry.node.ino));
+            if let Some(ids) = table.places.get(&entry.node.place()) {
+                if ids.ino != id.0 {
+                    inodes.push((object, ids.ino));
+                }
             }
         }
         inodes

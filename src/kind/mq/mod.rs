@@ -11,6 +11,8 @@
 //! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
 //! message queue descriptor.
 
+mod account;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +23,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -72,11 +74,100 @@ impl Kind for Queues {
                 msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
             )),
         };
-        let name = fsdir::c_name(name)?;
-        // A queue is charged to the real user of the process that makes it.
-        caller.act_as_process(|| sys::create(&name, mode, size))
+        let c_name = fsdir::c_name(name)?;
+        // The kernel charges a queue to the real user of the process that makes it.
+        caller
+            .act_as_process(|| sys::create(&c_name, mode, size))
+            .map_err(|error| self.explain(error, caller, size))
+    }
+
+    fn limits(&self, caller: Caller) -> Vec<Limit> {
+        let mut limits = Vec::new();
+        let Ok(there) = self.dir.list() else { return limits };
+        if let Ok(most) = sysctl("fs/mqueue/queues_max") {
+            limits.push(Limit::used("mq_queues", most, there.len() as u64));
+        }
+        for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
+            limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
+        }
+        let used = Some(self.costs(caller.uid).iter().sum());
+        limits.push(Limit { name: "mq_bytes", max: queue_limit(caller), used });
+        limits
     }
 }
+
+/// How many bytes of queues the caller may have. Root's queues are made by the daemon itself.
+fn queue_limit(caller: Caller) -> Option<u64> {
+    if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) }
+}
+
+/// The smaller one of two numbers of the queues' configuration.
+fn smaller(one: &str, other: &str) -> Result<u64> {
+    let number = |name| sysctl(&format!("fs/mqueue/{name}"));
+    Ok(number(one)?.min(number(other)?))
+}
+
+impl Queues {
+    /// What each queue of a user costs.
+    fn costs(&self, uid: u32) -> Vec<u64> {
+        let cost = |entry: DirEntry| {
+            let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+            let owner = nix::sys::stat::fstat(&queue).ok()?.st_uid;
+            let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
+            (owner == uid).then(|| account::cost(maxmsg as u64, msgsize as u64))
+        };
+        self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect()
+    }
+
+    /// What a queue of this size would cost; without a size, the defaults, which are cut to what is
+    /// permitted.
+    fn cost(size: Option<(i64, i64)>) -> Result<u64> {
+        Ok(match size {
+            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
+            None => account::cost(
+                smaller("msg_default", "msg_max")?,
+                smaller("msgsize_default", "msgsize_max")?,
+            ),
+        })
+    }
+
+    /// Says which limit a queue that could not be made was over.
+    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>) -> Error {
+        let limit = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
+        let sentence = match (error.errno(), size) {
+            (Errno::EMFILE, _) => {
+                let costs = self.costs(caller.uid);
+                let used = (costs.len(), costs.iter().sum());
+                let limit = queue_limit(caller).unwrap_or(0);
+                account::exceeded(caller.uid, limit, Self::cost(size).unwrap_or(0), used)
+            }
+            (Errno::ENOSPC, _) => {
+                let there = self.dir.list().map_or(0, |there| there.len());
+                let most = limit("queues_max");
+                format!("there are {there} queues; fs.mqueue.queues_max is {most}")
+            }
+            (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
+                let (msg_max, msgsize_max) = (limit("msg_max"), limit("msgsize_max"));
+                // Root may go beyond, up to what is built in.
+                let (msg_max, msgsize_max) = match caller.uid {
+                    0 => (HARD_MSGMAX.max(msg_max), HARD_MSGSIZEMAX.max(msgsize_max)),
+                    _ => (msg_max, msgsize_max),
+                };
+                format!(
+                    "maxmsg={maxmsg} must be 1 to {msg_max} (fs.mqueue.msg_max) and \
+                     msgsize={msgsize} 1 to {msgsize_max} (fs.mqueue.msgsize_max)"
+                )
+            }
+            _ => return error,
+        };
+        Error::because(error.errno(), sentence)
+    }
+}
+
+/// What root may go up to whatever the configuration says (linux/ipc_namespace.h, `HARD_MSGMAX`,
+/// `HARD_MSGSIZEMAX`).
+const HARD_MSGMAX: u64 = 65_536;
+const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 
 impl Dir for Queues {
     fn attr(&self) -> Result<Attr> {
@@ -444,6 +535,13 @@ mod sys {
     pub(super) fn default(name: &str) -> Outcome<i64> {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/mqueue/{name}"))?;
         text.trim().parse().map_err(|_| Errno::EIO.into())
+    }
+
+    /// What the daemon's user may spend on queues; `None` for all they like.
+    pub(super) fn own_limit() -> Option<u64> {
+        use nix::sys::resource::{Resource, getrlimit};
+        let (limit, _) = getrlimit(Resource::RLIMIT_MSGQUEUE).ok()?;
+        (limit != libc::RLIM_INFINITY).then_some(limit)
     }
 
     /// Makes a queue; `attributes` are the number of messages and their size, or the defaults.
