@@ -9,3 +9,5 @@ mod common;
 mod command;
 mod ctl;
 mod mq;
+mod sysv_msg;
+mod sysv_shm;
