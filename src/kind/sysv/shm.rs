@@ -151,21 +151,26 @@ pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
     ))
 }
 
+/// Changes mode and owner.
+pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
+    let mut segment = sys::stat(id)?;
+    if let Some(size) = change.size {
+        check_size(&segment, size)?;
+    }
+    let mut perm = segment.shm_perm;
+    change_perm(caller, &mut perm, change, |perm| {
+        segment.shm_perm = *perm;
+        Ok(sys::set(id, &segment)?)
+    })
+}
+
 impl Object for Segment {
     fn attr(&self) -> Result<Attr> {
         self.kind.attr(self.id).map_err(absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
-        let mut segment = sys::stat(self.id)?;
-        if let Some(size) = change.size {
-            check_size(&segment, size)?;
-        }
-        let mut perm = segment.shm_perm;
-        change_perm(caller, &mut perm, change, |perm| {
-            segment.shm_perm = *perm;
-            Ok(sys::set(self.id, &segment)?)
-        })
+        change_segment(caller, self.id, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
@@ -239,6 +244,11 @@ impl SegmentFile {
         let size = sys::stat(id)?.shm_segsz as u64;
         let file = own_file(attachment.address(), size, write);
         Ok(Self { id, attachment, size, file })
+    }
+
+    /// Its identifier.
+    pub(super) fn id(&self) -> i32 {
+        self.id
     }
 
     /// Its size in bytes.
