@@ -35,6 +35,19 @@ pub struct Flight {
     tid: AtomicI32,
     /// 0: going on. -1: answered. Else the errno that it is to be ended with.
     state: AtomicI32,
+    /// What it waits for, if that is an object.
+    errand: Option<Errand>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// The thread that asked.
+    pub pid: u32,
+    /// The node that it asked about.
+    pub node: u64,
+    /// Whether it has something to write.
+    pub write: bool,
 }
 
 impl Flight {
@@ -155,7 +168,17 @@ impl Blocker {
         id: u64,
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
-        let flight = Arc::new(Flight::default());
+        self.submit_errand(id, None, work)
+    }
+
+    /// As [`Blocker::submit`]; `errand` says what is being waited for ([`Blocker::errands`]).
+    pub fn submit_errand(
+        self: &Arc<Self>,
+        id: u64,
+        errand: Option<Errand>,
+        work: impl FnOnce(&Flight) + Send + 'static,
+    ) -> Result<()> {
+        let flight = Arc::new(Flight { errand, ..Flight::default() });
         let job = Job { id, flight: Arc::clone(&flight), work: Box::new(work) };
         {
             let mut state = self.state.lock();
@@ -206,6 +229,11 @@ impl Blocker {
         }
         state.cancelled.extend(all);
         self.start_canceller(&mut state);
+    }
+
+    /// What is being waited for.
+    pub fn errands(&self) -> Vec<Errand> {
+        self.state.lock().flights.values().filter_map(|flight| flight.errand).collect()
     }
 
     /// How many requests are waiting.

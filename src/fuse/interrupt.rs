@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::order;
 use crate::block::Blocker;
 use crate::error::Errno;
+use crate::monitor;
 
 /// Not looking: no mount is being made.
 const UNARMED: i32 = -2;
@@ -89,6 +90,7 @@ fn inspect(fd: i32, request: &[u8]) -> bool {
         return false;
     }
     if header.opcode != FUSE_INTERRUPT {
+        monitor::get().request(header.opcode);
         order::after_fetch(header.opcode);
         return false;
     }

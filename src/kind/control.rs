@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::proc;
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Wait,
 };
 
 /// One file, or one directory of numbered files, of an object of type `T`.
@@ -221,6 +222,14 @@ struct ControlFile<T: 'static> {
 }
 
 impl<T: Object> Object for ControlFile<T> {
+    fn id(&self) -> Option<ObjectId> {
+        // Who reads about an object does not use it.
+        match self.control.serve {
+            Serve::Open(_) | Serve::Numbers { .. } => self.object.id(),
+            _ => None,
+        }
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
     }
@@ -261,6 +270,26 @@ impl<T: Object> Object for ControlFile<T> {
             Serve::Open(open) => open(&self.object, cx, how),
             Serve::Numbers { open, .. } => open(&self.object, self.number, cx, how),
         }
+    }
+}
+
+/// `users`: the processes that have the object open, mapped or attached.
+pub const fn users<T: Object>() -> Control<T> {
+    Control {
+        name: "users",
+        access: Access::Read,
+        about: "the processes that have it open: PID, tab, command",
+        serve: Serve::Slow(|object, cx| proc::users::list(object, cx)),
+    }
+}
+
+/// `waiters`: the processes that wait for the object.
+pub const fn waiters<T: Object>() -> Control<T> {
+    Control {
+        name: "waiters",
+        access: Access::Read,
+        about: "the processes that wait for it now: PID, tab, what for, tab, command",
+        serve: Serve::Slow(|object, cx| proc::waiters::list(object, cx)),
     }
 }
 

@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
+use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, SetTime};
 
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
@@ -98,6 +98,16 @@ impl FsDir {
         self.rename(caller, from, to, replace && visible)
     }
 
+    /// Which file a name stands for, if it is the one with this inode number.
+    pub fn identify(&self, name: &[u8], inode: u64) -> Result<FileId> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
+        if stat.st_ino != inode {
+            return fail(Errno::ENOENT);
+        }
+        Ok(FileId { device: stat.st_dev, inode })
+    }
+
     /// The attributes of a name; `size` and `blocks` are the file's.
     pub fn stat(&self, name: &[u8]) -> Result<Attr> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
@@ -135,10 +145,9 @@ impl FsDir {
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
             file.write_all_at(content, 0)?;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let follow = AtFlags::AT_SYMLINK_FOLLOW;
-            nix::unistd::linkat(nix::fcntl::AT_FDCWD, &*path, &self.fd, &*name, follow)?;
-            Ok(())
+            let (file, follow) = (OwnedFd::from(file), AtFlags::AT_SYMLINK_FOLLOW);
+            let here = nix::fcntl::AT_FDCWD;
+            Ok(nix::unistd::linkat(here, &*path_of(&file), &self.fd, &*name, follow)?)
         })
     }
 

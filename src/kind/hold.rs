@@ -26,7 +26,7 @@ pub trait Lock: Send + Sync + 'static {
     fn take(&self, caller: Caller, wait: Wait) -> Result<()>;
 
     /// Gives one unit back. What has been removed meanwhile needs none.
-    fn give_back(&self);
+    fn give_back(&self, caller: Caller);
 
     /// Who waits and who holds.
     fn holds(&self) -> &Holds;
@@ -102,14 +102,14 @@ pub fn list(holds: &Holds) -> Vec<u8> {
 
 fn held(lock: Arc<impl Lock>, caller: Caller) -> Opened {
     lock.holds().holders.lock().push(caller.pid);
-    let handle = Held { lock, pid: caller.pid, given_back: AtomicBool::new(false) };
+    let handle = Held { lock, caller, given_back: AtomicBool::new(false) };
     Opened { handle: Arc::new(handle), io: Io::Direct }
 }
 
 /// A held unit.
 struct Held<L> {
     lock: Arc<L>,
-    pid: u32,
+    caller: Caller,
     given_back: AtomicBool,
 }
 
@@ -118,17 +118,21 @@ impl<L: Lock> Handle for Held<L> {
         Ok(())
     }
 
+    fn finishes(&self) -> Option<bool> {
+        Some(true)
+    }
+
     // Not in Drop: the daemon drops its handles when it ends.
     fn finish(&self, _cx: &Cx) -> Result<()> {
         if self.given_back.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         let mut holders = self.lock.holds().holders.lock();
-        if let Some(index) = holders.iter().position(|pid| *pid == self.pid) {
+        if let Some(index) = holders.iter().position(|pid| *pid == self.caller.pid) {
             holders.remove(index);
         }
         drop(holders);
-        self.lock.give_back();
+        self.lock.give_back(self.caller);
         Ok(())
     }
 }
@@ -152,7 +156,7 @@ mod tests {
             }
             Ok(())
         }
-        fn give_back(&self) {
+        fn give_back(&self, _caller: Caller) {
             *self.units.lock() += 1;
         }
         fn holds(&self) -> &Holds {

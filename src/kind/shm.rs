@@ -14,22 +14,22 @@
 //! Where it is not, [`File`] forwards it by pread(2) and pwrite(2) and never maps it, so that
 //! nobody can cut it short under the daemon.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::Whence;
 
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Traces, Wait,
 };
 
 /// The kind's profile.
@@ -100,6 +100,23 @@ impl Kind for Segments {
         truncate(&file, size).inspect_err(|_| {
             let _ = self.dir.remove(caller, name);
         })
+    }
+
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        let Ok(disk) = nix::sys::statfs::fstatfs(self.dir.as_fd()) else { return Vec::new() };
+        let block = disk.block_size() as u64;
+        let (blocks, free) = (disk.blocks(), disk.blocks_free());
+        let (files, free_files) = (disk.files(), disk.files_free());
+        // Semaphores are in there as well. A size of 0 is that of a file system without a limit.
+        let limit = |name, max: u64, free: u64| Limit {
+            name,
+            max: (max > 0).then_some(max),
+            used: (max > 0).then(|| max - free.min(max)),
+        };
+        vec![
+            limit("shm_bytes", blocks * block, free * block),
+            limit("shm_files", files, free_files),
+        ]
     }
 }
 
@@ -199,6 +216,15 @@ impl Object for Segment {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&self.name, self.ident)?;
+        Ok(Traces { file: Some(file), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
         let attr = self.attr()?;
         Ok(Fields::default()
@@ -226,6 +252,7 @@ const CONTROLS: &[Control<Segment>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Segment::status),
     },
+    control::users(),
 ];
 
 /// An open object; moves data where the kernel does not.

@@ -27,28 +27,28 @@ mod arena;
 mod grammar;
 mod word;
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 use parking_lot::Mutex;
 
 use self::grammar::Operation;
 use self::word::{State, Word};
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
+use super::shared::Shared;
 use super::tickets::Tickets;
-use super::{Attributes, Kind, Options, Profile};
+use super::value_text::ValueText;
+use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Traces, Wait, Waits,
 };
 
 /// The kind's profile.
@@ -60,26 +60,30 @@ pub const PROFILE: Profile = Profile {
     open,
 };
 
+/// Where the C library keeps them (`sem_overview(7)`).
+const DIRECTORY: &str = "/dev/shm";
+
 /// What the C library puts before a semaphore's name.
 const PREFIX: &[u8] = b"sem.";
 
 /// The named semaphores of this machine.
 struct Semaphores {
     dir: FsDir,
-    in_use: Arc<InUse>,
+    /// By inode number: a mapping keeps the inode, so that its number stands for it.
+    in_use: Shared<u64, Live>,
 }
 
 fn open(_options: &Options) -> Result<Arc<dyn Kind>> {
     word::check_library()?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::open("/dev/shm", flags, Mode::empty()).map_err(|errno| {
-        Error::because(
-            errno,
-            "no semaphores: there is no /dev/shm; as root: mkdir -p /dev/shm && mount -t tmpfs \
-             -o mode=1777 tmpfs /dev/shm",
-        )
+    let dir = FsDir::at(DIRECTORY.as_ref()).map_err(|error| {
+        let reason = format!(
+            "no semaphores: {DIRECTORY}: {}; as root: mkdir -p {DIRECTORY} && mount -t tmpfs -o \
+             mode=1777 tmpfs {DIRECTORY}",
+            error.errno().desc()
+        );
+        Error::because(error.errno(), reason)
     })?;
-    Ok(Arc::new(Semaphores { dir: FsDir::new(dir), in_use: Arc::default() }))
+    Ok(Arc::new(Semaphores { dir, in_use: Shared::default() }))
 }
 
 /// The file of a semaphore; `ENOENT` for the names that `sem_open` takes and no directory can list.
@@ -92,23 +96,27 @@ fn file_name(name: &[u8]) -> Result<Vec<u8>> {
 }
 
 impl Semaphores {
-    /// The attributes of a file that may be a semaphore; `ENOENT` for what is not a regular file.
-    fn stat(&self, name: &[u8]) -> Result<Attr> {
-        let attr = self.dir.stat(&file_name(name)?)?;
-        if attr.file_type == FileType::Regular { Ok(attr) } else { fail(Errno::ENOENT) }
+    /// Pins a file that may be a semaphore; `ENOENT` for what is none.
+    fn pin(&self, name: &[u8]) -> Result<(OwnedFd, Attr)> {
+        match self.dir.pin(&file_name(name)?) {
+            Ok((pin, attr)) if attr.file_type == FileType::Regular => Ok((pin, attr)),
+            Ok(_) => fail(Errno::ENOENT),
+            // A link; a mount over the name.
+            Err(error) if matches!(error.errno(), Errno::ELOOP | Errno::EXDEV) => {
+                fail(Errno::ENOENT)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Opens the file, which is the one that has been looked at, or fails.
-    fn file(&self, name: &[u8], ident: u64, flags: OFlag) -> Result<(OwnedFd, Attr)> {
-        // What is in the place of a regular file is not to be opened at all.
-        self.stat(name)?;
-        let file = self.dir.open(&file_name(name)?, flags | OFlag::O_NONBLOCK)?;
-        let attr = fsdir::attr(&nix::sys::stat::fstat(&file)?);
-        if attr.ident != ident || attr.file_type != FileType::Regular {
+    /// Pins the semaphore that has been looked up, or fails.
+    fn semaphore(&self, name: &[u8], ident: u64) -> Result<(OwnedFd, Attr)> {
+        let (pin, attr) = self.pin(name)?;
+        if attr.ident != ident {
             return fail(Errno::ESTALE);
         }
         check_size(&attr)?;
-        Ok((file, attr))
+        Ok((pin, attr))
     }
 }
 
@@ -124,6 +132,10 @@ fn check_size(attr: &Attr) -> Result<()> {
 }
 
 impl Kind for Semaphores {
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX))]
+    }
+
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
         let value = attributes.get("value").unwrap_or(0);
         let content = match u32::try_from(value) {
@@ -137,11 +149,11 @@ impl Kind for Semaphores {
         };
         let file = file_name(name)?;
         match self.dir.make(caller, &file, mode, &content) {
-            Err(error) if error.errno() == Errno::EEXIST && self.is_taken_by_another(&file) => {
+            // The kernel would look for what is hidden from it again and again.
+            Err(error) if error.errno() == Errno::EEXIST && self.pin(name).is_err() => {
                 Err(Error::because(
                     Errno::EACCES,
-                    "/dev/shm has something of that name that is no file, so there can be no such \
-                     semaphore",
+                    format!("{DIRECTORY} has something of that name that is no semaphore's file"),
                 ))
             }
             made => made,
@@ -149,17 +161,9 @@ impl Kind for Semaphores {
     }
 }
 
-impl Semaphores {
-    /// Whether a name stands for what no semaphore can be.
-    fn is_taken_by_another(&self, file: &[u8]) -> bool {
-        self.dir.stat(file).is_ok_and(|attr| attr.file_type != FileType::Regular)
-    }
-}
-
 impl Dir for Semaphores {
     fn attr(&self) -> Result<Attr> {
-        let attr = fsdir::attr(&nix::sys::stat::fstat(self.dir.as_fd())?);
-        Ok(Attr { ident: 0, size: 0, blocks: 0, nlink: 2, ..attr })
+        self.dir.attr()
     }
 
     fn children(&self) -> Children {
@@ -167,7 +171,7 @@ impl Dir for Semaphores {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        Ok(Attr { size: 0, blocks: 0, ..self.stat(name)? })
+        Ok(Attr { size: 0, blocks: 0, ..self.pin(name)?.1 })
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -189,17 +193,14 @@ impl Dir for Semaphores {
     }
 
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
-        self.stat(name)?;
+        self.pin(name)?;
         self.dir.remove(caller, &file_name(name)?)
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
-        self.stat(from)?;
-        let (from, to) = (file_name(from)?, file_name(to)?);
-        if self.is_taken_by_another(&to) {
-            return fail(Errno::EEXIST);
-        }
-        self.dir.rename(caller, &from, &to, replace)
+        self.pin(from)?;
+        let target = self.find(to);
+        self.dir.rename_visible(caller, &file_name(from)?, &file_name(to)?, replace, target)
     }
 }
 
@@ -213,16 +214,18 @@ struct Semaphore {
 impl Semaphore {
     /// The semaphore with its memory mapped.
     fn live(&self) -> Result<(Arc<Live>, Attr)> {
-        let attr = self.kind.stat(&self.name)?;
-        if attr.ident != self.ident {
-            return fail(Errno::ESTALE);
-        }
-        check_size(&attr)?;
-        if let Some(live) = self.kind.in_use.get(self.ident) {
+        let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
+        if let Some(live) = self.kind.in_use.get(&self.ident).filter(|live| live.is_whole()) {
             return Ok((live, attr));
         }
-        let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDWR)?;
-        Ok((self.kind.in_use.add(self.ident, file)?, attr))
+        let live = Live::new(fsdir::reopen(&pin, OFlag::O_RDWR)?)?;
+        Ok((self.kind.in_use.get_or(self.ident, live, Live::is_whole), attr))
+    }
+
+    /// Opens the file to read the value.
+    fn file(&self) -> Result<(OwnedFd, Attr)> {
+        let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
+        Ok((fsdir::reopen(&pin, OFlag::O_RDONLY)?, attr))
     }
 
     /// Opens the semaphore's own file, or `try`, which never waits.
@@ -231,7 +234,7 @@ impl Semaphore {
             let (live, attr) = self.live()?;
             (Source::Live(live), attr)
         } else {
-            let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDONLY)?;
+            let (file, attr) = self.file()?;
             (Source::File(file), attr)
         };
         let io = if how.write { Io::Messages } else { Io::Direct };
@@ -266,10 +269,19 @@ impl Object for Semaphore {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&file_name(&self.name)?, self.ident)?;
+        Ok(Traces { file: Some(file), waits: Some(Waits::Semaphore), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
-        let (file, attr) = self.kind.file(&self.name, self.ident, OFlag::O_RDONLY)?;
+        let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
-        let holders = self.kind.in_use.get(self.ident).map(|live| live.holds.holders());
+        let holders = self.kind.in_use.get(&self.ident).map(|live| live.holds.holders());
         Ok(Fields::default()
             .text("name", &*self.name)
             .mode(attr.mode)
@@ -296,6 +308,8 @@ const CONTROLS: &[Control<Semaphore>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Semaphore::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "try",
         access: Access::Write,
@@ -320,7 +334,7 @@ const CONTROLS: &[Control<Semaphore>] = &[
         access: Access::Read,
         about: "who has it through hold: PID, tab, command",
         serve: Serve::Slow(|semaphore, _| {
-            let live = semaphore.kind.in_use.get(semaphore.ident);
+            let live = semaphore.kind.in_use.get(&semaphore.ident);
             Ok(live.map(|live| hold::list(&live.holds)).unwrap_or_default())
         }),
     },
@@ -333,11 +347,18 @@ struct Live {
     holds: Holds,
     /// Those who wait for several: one at a time in the kernel's queue.
     bulk: Tickets,
-    ident: u64,
-    in_use: Arc<InUse>,
 }
 
 impl Live {
+    fn new(file: OwnedFd) -> Result<Self> {
+        let word = Word::new(&file)?;
+        Ok(Self { file, word, holds: Holds::default(), bulk: Tickets::default() })
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.word.is_torn()
+    }
+
     fn apply(&self, operation: Operation, wait: Wait) -> Result<()> {
         match (operation, wait) {
             (Operation::Set(value), _) => self.word.set(value),
@@ -366,7 +387,7 @@ impl Lock for Live {
         self.apply(Operation::Take(1), wait)
     }
 
-    fn give_back(&self) {
+    fn give_back(&self, _caller: Caller) {
         if let Err(error) = self.word.post(1) {
             log::debug!("a held unit could not be given back: {error}");
         }
@@ -374,51 +395,6 @@ impl Lock for Live {
 
     fn holds(&self) -> &Holds {
         &self.holds
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.in_use.forget(self.ident);
-    }
-}
-
-/// The semaphores that are mapped, by inode number: the mapping keeps the inode, so that its number
-/// stands for it.
-#[derive(Default)]
-struct InUse(Mutex<HashMap<u64, Weak<Live>>>);
-
-impl InUse {
-    fn get(&self, ident: u64) -> Option<Arc<Live>> {
-        let live = self.0.lock().get(&ident).and_then(Weak::upgrade)?;
-        (!live.word.is_torn()).then_some(live)
-    }
-
-    fn add(self: &Arc<Self>, ident: u64, file: OwnedFd) -> Result<Arc<Live>> {
-        let word = Word::new(&file)?;
-        let (holds, bulk) = (Holds::default(), Tickets::default());
-        let live = Arc::new(Live { file, word, holds, bulk, ident, in_use: Arc::clone(self) });
-        let mut table = self.0.lock();
-        match table.get(&ident).and_then(Weak::upgrade) {
-            Some(other) if !other.word.is_torn() => {
-                // Somebody was quicker. Ours goes once the table is free.
-                drop(table);
-                Ok(other)
-            }
-            other => {
-                table.insert(ident, Arc::downgrade(&live));
-                drop(table);
-                drop(other);
-                Ok(live)
-            }
-        }
-    }
-
-    fn forget(&self, ident: u64) {
-        let mut table = self.0.lock();
-        if table.get(&ident).is_some_and(|live| live.strong_count() == 0) {
-            table.remove(&ident);
-        }
     }
 }
 
@@ -445,37 +421,6 @@ struct OpenSemaphore {
     text: Mutex<ValueText>,
 }
 
-/// The value as a text: what the reader of a value reads.
-#[derive(Default)]
-pub(super) struct ValueText {
-    text: Vec<u8>,
-    /// Where a reader without a position is.
-    position: usize,
-}
-
-impl ValueText {
-    /// Serves a read at `at`, or where the last one ended: a read from the beginning shows the value
-    /// as it is then.
-    pub(super) fn read(
-        &mut self,
-        at: Option<u64>,
-        size: usize,
-        out: &mut Vec<u8>,
-        text: impl FnOnce() -> Result<Vec<u8>>,
-    ) -> Result<()> {
-        let at = at.map_or(self.position, |at| usize::try_from(at).unwrap_or(usize::MAX));
-        if at == 0 {
-            self.text = text()?;
-        }
-        let from = at.min(self.text.len());
-        let part = &self.text[from..self.text.len().min(from.saturating_add(size))];
-        out.extend_from_slice(part);
-        // End of file once, then anew.
-        self.position = if part.is_empty() { 0 } else { from + part.len() };
-        Ok(())
-    }
-}
-
 impl Handle for OpenSemaphore {
     fn attr(&self) -> Option<Result<Attr>> {
         if !self.patient {
@@ -488,6 +433,14 @@ impl Handle for OpenSemaphore {
 
     fn truncate(&self, _size: u64) -> Option<Result<()>> {
         self.patient.then(|| fail(Errno::EINVAL))
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
+        let file = match &self.source {
+            Source::File(file) => file,
+            Source::Live(live) => &live.file,
+        };
+        self.patient.then(|| fsdir::change_pinned(caller, file, change))
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {

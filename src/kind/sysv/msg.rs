@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::actors::Actors;
 use super::watch::Watch;
-use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
+use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::{MessageFile, Messages};
-use crate::kind::{Attributes, Options, Profile};
+use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, How, Io, Object, Opened, Wait};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -87,6 +89,16 @@ impl Family for Queues {
 
     fn remove(&self, id: i32) -> Result<()> {
         Ok(sys::remove(id)?)
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
+        let count = column(self.table(), 1).len() as u64;
+        vec![
+            Limit::used("sysv_msg_queues", max("msgmni"), count),
+            Limit::each("sysv_msg_size", max("msgmax")),
+            Limit::each("sysv_msg_qbytes", max("msgmnb")),
+        ]
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
@@ -230,6 +242,22 @@ impl Object for Queue {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { waits: Some(Waits::SystemVQueue(self.id)), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let queue = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(SENDER, queue.msg_lspid), actor(RECEIVER, queue.msg_lrpid)];
+        let idle = queue.msg_qnum == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("empty, nobody waits, the last sender and receiver have ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let queue = sys::stat(self.id)?;
         let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
@@ -259,6 +287,8 @@ const CONTROLS: &[Control<Queue>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
     },
+    control::users(),
+    control::waiters(),
     Control {
         name: "lines",
         access: Access::ReadWrite,

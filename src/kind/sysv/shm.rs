@@ -36,13 +36,15 @@ use nix::unistd::Whence;
 
 use super::actors::Actors;
 use super::fresh::Fresh;
-use super::{Family, Objects, Times, absent, change_perm, perm_attr, perm_status};
+use super::{Family, Objects, Times, absent, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{Access, Control, ControlDir, Serve};
-use crate::kind::{Attributes, Options, Profile};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, Opened};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -123,6 +125,17 @@ impl Family for Segments {
         Ok(sys::remove(id)?)
     }
 
+    fn limits(&self) -> Vec<Limit> {
+        let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
+        let sizes = column(self.table(), 3);
+        let pages = sizes.iter().map(|size| size.div_ceil(PAGE)).sum();
+        vec![
+            Limit::used("sysv_shm_segments", max("shmmni"), sizes.len() as u64),
+            Limit::used("sysv_shm_pages", max("shmall"), pages),
+            Limit::each("sysv_shm_size", max("shmmax")),
+        ]
+    }
+
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
         Arc::new(Segment { kind: self, id })
     }
@@ -192,6 +205,22 @@ impl Object for Segment {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { segment: Some(self.id), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let segment = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(CREATOR, segment.shm_cpid), actor(LAST, segment.shm_lpid)];
+        let idle = segment.shm_nattch == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("attached nowhere, its creator and its last user have ended"))
+    }
+
     fn status(&self) -> Result<Fields> {
         let segment = sys::stat(self.id)?;
         let mode = u32::from(segment.shm_perm.mode);
@@ -228,6 +257,7 @@ const CONTROLS: &[Control<Segment>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Segment::status),
     },
+    control::users(),
 ];
 
 /// A segment, open.
