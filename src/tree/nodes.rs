@@ -240,8 +240,9 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            if entry.node.ino != id.0 {
-                inodes.push((object, entry.node.ino));
+            let shared = table.places.get(&entry.node.place()).map(|ids| ids.ino);
+            if let Some(ino) = shared.filter(|ino| *ino != id.0) {
+                inodes.push((object, ino));
             }
         }
         inodes
