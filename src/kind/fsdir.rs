@@ -200,15 +200,17 @@ pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<(
         let gid = change.gid.map(Into::into);
         nix::unistd::fchownat(pin, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
     }
+    // Neither chmod nor utimensat takes an O_PATH descriptor by itself.
+    let path = path_of(pin);
     if let Some(mode) = change.mode {
-        let path = path_of(pin);
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
         caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
     }
     if change.atime.is_some() || change.mtime.is_some() {
-        let times = [timespec(change.atime), timespec(change.mtime)];
-        sys::set_times(pin.as_fd(), times)?;
+        let (atime, mtime) = (timespec(change.atime), timespec(change.mtime));
+        let flags = nix::sys::stat::UtimensatFlags::FollowSymlink;
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &*path, &atime, &mtime, flags)?;
     }
     Ok(())
 }

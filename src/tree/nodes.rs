@@ -240,10 +240,9 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            if let Some(ids) = table.places.get(&entry.node.place()) {
-                if ids.ino != id.0 {
-                    inodes.push((object, ids.ino));
-                }
+            let shared = table.places.get(&entry.node.place()).map(|ids| ids.ino);
+            if let Some(ino) = shared.filter(|ino| *ino != id.0) {
+                inodes.push((object, ino));
             }
         }
         inodes

@@ -12,3 +12,5 @@ mod docs;
 mod mq;
 mod sem;
 mod sysv_sem;
+mod sysv_msg;
+mod sysv_shm;

@@ -226,16 +226,13 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
-    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
-    /// killed reader took.
+    /// Opens the queue to take or send messages. If that is permitted, for both: what a killed
+    /// reader took is to be given back, and how many bytes are queued only a reader is told.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
         let opened = match self.descriptor(OFlag::O_RDWR) {
-            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
-                (true, false) => self.descriptor(OFlag::O_RDONLY),
-                (false, true) => self.descriptor(OFlag::O_WRONLY),
-                _ => Err(error),
-            },
+            Err(error) if error.errno() == Errno::EACCES && read != write => {
+                self.descriptor(if read { OFlag::O_RDONLY } else { OFlag::O_WRONLY })
+            }
             opened => opened,
         };
         Ok(Descriptor::new(opened?.0))

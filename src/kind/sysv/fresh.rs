@@ -23,11 +23,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::shm::{PAGE, SegmentFile, Segments, check_size, segment_attr, sys};
+use super::shm::{PAGE, SegmentFile, Segments, change_segment, check_size, segment_attr, sys};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::message::MESSAGE_MAX;
-use crate::vfs::{Attr, Cx, Handle};
+use crate::vfs::{Attr, Change, Cx, Handle};
 
 /// The most that is gathered.
 const GATHERED: usize = 256 << 20;
@@ -145,6 +145,14 @@ impl Handle for Fresh {
         let file = self.sized(&mut state, Some(size));
         drop(state);
         Some(file.and_then(|file| file.truncate(size).unwrap_or(Ok(()))))
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
+        let id = match &*self.state.lock() {
+            State::Page(id) | State::Gathering(id, _) => *id,
+            State::Sized(file) => file.id(),
+        };
+        Some(change_segment(caller, id, change))
     }
 
     fn allocate(&self, _cx: &Cx, mode: i32, offset: u64, length: u64) -> Result<()> {

@@ -20,7 +20,9 @@
 //! as none once the file is closed; it keeps its pages all the same.
 //!
 //! Data goes to and from the segment's own file, which is reached through `/proc/self/map_files`
-//! (`proc_pid_map_files(5)`). Where that is not permitted or the segment is one of huge pages, it
+//! (`proc_pid_map_files(5)`): the kernel maps it by itself, and reads it where the file is open for
+//! reading alone; what is written comes to the daemon, since the kernel would let the file grow
+//! beyond the segment. Where that is not permitted or the segment is one of huge pages, it
 //! goes by way of the attachment, with `process_vm_readv(2)` and `process_vm_writev(2)`, which do not
 //! end in a signal when there is no memory; shared mappings through the mount are refused then.
 
@@ -164,21 +166,26 @@ pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
     ))
 }
 
+/// Changes mode and owner.
+pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
+    let mut segment = sys::stat(id)?;
+    if let Some(size) = change.size {
+        check_size(&segment, size)?;
+    }
+    let mut perm = segment.shm_perm;
+    change_perm(caller, &mut perm, change, |perm| {
+        segment.shm_perm = *perm;
+        Ok(sys::set(id, &segment)?)
+    })
+}
+
 impl Object for Segment {
     fn attr(&self) -> Result<Attr> {
         self.kind.attr(self.id).map_err(absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
-        let mut segment = sys::stat(self.id)?;
-        if let Some(size) = change.size {
-            check_size(&segment, size)?;
-        }
-        let mut perm = segment.shm_perm;
-        change_perm(caller, &mut perm, change, |perm| {
-            segment.shm_perm = *perm;
-            Ok(sys::set(self.id, &segment)?)
-        })
+        change_segment(caller, self.id, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
@@ -188,7 +195,9 @@ impl Object for Segment {
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
         }
         let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write)?;
-        let io = file.file.clone().map_or(Io::Direct, Io::Mapped);
+        // Only a write could make the segment's file grow.
+        let passed = if how.write { Io::Mapped } else { Io::Passthrough };
+        let io = file.file.clone().map_or(Io::Direct, passed);
         Ok(Opened { handle: Arc::new(file), io })
     }
 
@@ -269,6 +278,11 @@ impl SegmentFile {
         let size = sys::stat(id)?.shm_segsz as u64;
         let file = own_file(attachment.address(), size, write);
         Ok(Self { id, attachment, size, file })
+    }
+
+    /// Its identifier.
+    pub(super) fn id(&self) -> i32 {
+        self.id
     }
 
     /// Its size in bytes.
