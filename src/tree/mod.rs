@@ -103,6 +103,11 @@ impl Tree {
         self.nodes.get(id).map_or(id.0, |node| node.ino)
     }
 
+    /// Whether the kernel may keep the attributes of a node: they never change.
+    pub fn is_fixed(&self, id: NodeId) -> bool {
+        self.nodes.is_fixed(id)
+    }
+
     /// The attributes of a node, or of an open file whose name may be gone.
     pub fn attr(&self, id: NodeId, fh: Option<Fh>) -> Result<Attr> {
         // fstat(2) comes without the handle; one that is open by this id serves as well.

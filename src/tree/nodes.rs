@@ -5,7 +5,9 @@
 //!
 //! Objects of a [`Children::PerWriter`] directory share one id as long as nobody has it open for
 //! writing. While somebody has, each look-up gets an id of its own, since the kernel holds the lock
-//! of the inode, thus of the id, for as long as a write waits.
+//! of the inode, thus of the id, for as long as a write waits. Once such an id has been opened and
+//! closed it can be the shared one in its turn: the kernel knows the name by it, and any other
+//! answer to the next look-up would cost it a second one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,6 +49,12 @@ pub struct Node {
     pub ino: u64,
 }
 
+impl Node {
+    fn place(&self) -> Place {
+        Place { parent: self.parent, ident: self.attr.ident }
+    }
+}
+
 struct Entry {
     node: Node,
     lookups: u64,
@@ -74,8 +82,8 @@ pub struct Nodes {
 pub struct Found {
     /// The id to tell the kernel.
     pub id: NodeId,
-    /// Whether the attributes may serve the rest of the caller's path walk: the id is the
-    /// object's own and nobody has it open, who could see them grow old by fstat(2).
+    /// Whether the attributes may serve the rest of the caller's path walk: nobody has the id
+    /// open, who could see them grow old by fstat(2).
     pub settled: bool,
 }
 
@@ -141,7 +149,7 @@ impl Nodes {
                     return Ok(Found { id, settled: entry.opens.is_empty() });
                 }
                 let node = entry.node.clone();
-                return Ok(Found { id: table.insert(node, children, None), settled: false });
+                return Ok(Found { id: table.insert(node, children, None), settled: true });
             }
         }
         let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
@@ -175,10 +183,19 @@ impl Nodes {
 
     /// The counterpart of [`Nodes::begin_open`].
     pub fn end_open(&self, id: NodeId, fh: Fh, write: bool) {
-        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+        let mut table = self.table.lock();
+        if let Some(entry) = table.entries.get_mut(&id) {
             entry.opens.retain(|open| *open != fh);
             entry.writers = entry.writers.saturating_sub(u32::from(write));
+            if entry.opens.is_empty() {
+                table.share(id);
+            }
         }
+    }
+
+    /// Whether the kernel may keep the attributes of an id.
+    pub fn is_fixed(&self, id: NodeId) -> bool {
+        self.table.lock().entries.get(&id).is_some_and(|entry| entry.children == Children::Fixed)
     }
 
     /// The file that was opened last by `id`, if one is still open.
@@ -222,13 +239,23 @@ impl Table {
         id
     }
 
+    /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
+    fn share(&mut self, id: NodeId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let place = entry.node.place();
+        let shared = self.shared.get(&place).and_then(|shared| self.entries.get(shared));
+        if shared.is_none_or(|shared| shared.writers > 0) {
+            self.shared.insert(place, id);
+        }
+    }
+
     fn remove_if_unused(&mut self, mut id: NodeId) {
         while let Some(entry) = self.entries.get(&id) {
             if entry.lookups > 0 || entry.held > 0 || id == NodeId::ROOT {
                 return;
             }
             let Some(entry) = self.entries.remove(&id) else { return };
-            let place = Place { parent: entry.node.parent, ident: entry.node.attr.ident };
+            let place = entry.node.place();
             if self.shared.get(&place) == Some(&id) {
                 self.shared.remove(&place);
             }
@@ -262,7 +289,6 @@ mod tests {
         nodes.begin_open(first, Fh(1), true).unwrap();
         let own = look_up(&nodes, "a", 7);
         assert_ne!(own.id, first);
-        assert!(!own.settled);
         assert_ne!(look_up(&nodes, "a", 7).id, own.id);
         assert_eq!(nodes.get(own.id).unwrap().ino, nodes.get(first).unwrap().ino);
         nodes.end_open(first, Fh(1), true);
@@ -277,6 +303,29 @@ mod tests {
         assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
         nodes.end_open(id, Fh(1), true);
         nodes.begin_open(id, Fh(1), true).unwrap();
+    }
+
+    #[test]
+    fn an_id_of_its_own_is_shared_once_it_has_been_closed() {
+        let nodes = nodes();
+        let first = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(first, Fh(1), true).unwrap();
+        let own = look_up(&nodes, "a", 7).id;
+        let another = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(own, Fh(2), true).unwrap();
+        nodes.end_open(own, Fh(2), true);
+        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        nodes.begin_open(another, Fh(3), true).unwrap();
+        nodes.end_open(another, Fh(3), true);
+        assert_eq!(look_up(&nodes, "a", 7).id, own, "there is one to share already");
+        nodes.end_open(first, Fh(1), true);
+        nodes.forget(first, 1);
+        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        nodes.forget(own, 5);
+        nodes.forget(another, 1);
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes.table.lock().shared.len(), 0);
     }
 
     #[test]
