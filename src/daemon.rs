@@ -144,7 +144,8 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 }
 
 fn is_dead(mountpoint: &Path) -> bool {
-    matches!(nix::sys::stat::stat(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+    // Not stat(2), which the kernel may answer with attributes that it still has.
+    matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.

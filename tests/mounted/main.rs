@@ -8,4 +8,6 @@ mod common;
 
 mod command;
 mod ctl;
+mod fifo;
 mod mq;
+mod shm;
