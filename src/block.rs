@@ -154,7 +154,9 @@ impl Blocker {
         }
         let me = Arc::clone(self);
         let thread = std::thread::Builder::new().name("worker".into()).stack_size(STACK);
-        if let Ok(_) = thread.spawn(move || me.worker(job)) { Ok(()) } else {
+        if let Ok(_) = thread.spawn(move || me.worker(job)) {
+            Ok(())
+        } else {
             self.state.lock().flights.remove(&id);
             Err(Error::because(
                 Errno::EAGAIN,

@@ -232,7 +232,9 @@ impl Descriptor {
     }
 
     fn msgsize(&self) -> Result<usize> {
-        if let Some(size) = self.msgsize.get() { Ok(*size) } else {
+        if let Some(size) = self.msgsize.get() {
+            Ok(*size)
+        } else {
             let size = sys::attributes(self.fd.as_fd())?.msgsize;
             Ok(*self.msgsize.get_or_init(|| size))
         }

@@ -372,6 +372,21 @@ fn objects_belong_to_their_makers_and_are_theirs_alone_to_remove() {
 }
 
 #[test]
+fn a_limit_on_the_daemons_file_size_is_an_error_and_not_its_end() {
+    let world = World::unmounted();
+    for options in ["", "-o no_passthrough"] {
+        world.run(&format!("cd /; (ulimit -f 100; {BINARY} {options} $M)"));
+        let errors = world.fail("truncate -s 1M shm/a");
+        assert!(errors.contains("File too large"), "{errors}");
+        // The writer's own limit is the writer's own signal.
+        let status = world.attempt("ulimit -f 50; dd if=/dev/zero of=shm/b bs=1M count=1").status;
+        assert!(!status.success());
+        assert_eq!(world.run("stat -c %s shm/b; echo works > shm/c; cat shm/c"), "51200\nworks\n");
+        world.run("cd /; umount $M");
+    }
+}
+
+#[test]
 fn its_status_can_be_sourced() {
     let world = World::new();
     world.run("printf %s 12345 > shm/a; chmod 640 shm/a; truncate -s 10000 shm/a");
