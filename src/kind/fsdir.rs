@@ -105,10 +105,10 @@ impl FsDir {
     pub fn stat(&self, name: &[u8]) -> Result<Attr> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
-        match self.device.is_none_or(|device| device == stat.st_dev) {
-            true => Ok(attr(&stat)),
-            false => fail(Errno::ENOENT),
+        if self.device.is_some_and(|device| device != stat.st_dev) {
+            return fail(Errno::ENOENT);
         }
+        Ok(attr(&stat))
     }
 
     /// Everything in it but `.` and `..`.
