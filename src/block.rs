@@ -6,6 +6,7 @@
 //! signal to its worker, whose system call then ends with `EINTR`. A signal that comes just before
 //! the call is lost, so it is repeated until the worker has answered.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,19 @@ pub struct Flight {
     tid: AtomicI32,
     /// 0: going on. -1: answered. Else the errno that it is to be ended with.
     state: AtomicI32,
+    /// What it waits for, if that is an object.
+    errand: Option<Errand>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// The thread that asked.
+    pub pid: u32,
+    /// The node that it asked about.
+    pub node: u64,
+    /// Whether it has something to write.
+    pub write: bool,
 }
 
 impl Flight {
@@ -87,6 +101,17 @@ impl Flight {
     }
 }
 
+thread_local! {
+    /// What this thread, a worker, is busy with.
+    static CURRENT: RefCell<Option<Arc<Flight>>> = const { RefCell::new(None) };
+}
+
+/// Whether the request that this thread works on has been cancelled: what tells `EINTR` by a
+/// cancellation from `EINTR` by a stop of the daemon, where the wait is to go on at its place.
+pub fn cancelled() -> bool {
+    CURRENT.with_borrow(|flight| flight.as_ref().is_some_and(|flight| flight.cancelled().is_some()))
+}
+
 type Work = Box<dyn FnOnce(&Flight) + Send>;
 
 struct Job {
@@ -138,7 +163,17 @@ impl Blocker {
         id: u64,
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
-        let flight = Arc::new(Flight::default());
+        self.submit_errand(id, None, work)
+    }
+
+    /// As [`Blocker::submit`]; `errand` says what is being waited for ([`Blocker::errands`]).
+    pub fn submit_errand(
+        self: &Arc<Self>,
+        id: u64,
+        errand: Option<Errand>,
+        work: impl FnOnce(&Flight) + Send + 'static,
+    ) -> Result<()> {
+        let flight = Arc::new(Flight { errand, ..Flight::default() });
         let job = Job { id, flight: Arc::clone(&flight), work: Box::new(work) };
         {
             let mut state = self.state.lock();
@@ -192,6 +227,11 @@ impl Blocker {
         self.start_canceller(&mut state);
     }
 
+    /// What is being waited for.
+    pub fn errands(&self) -> Vec<Errand> {
+        self.state.lock().flights.values().filter_map(|flight| flight.errand).collect()
+    }
+
     /// How many requests are waiting.
     pub fn in_flight(&self) -> usize {
         self.state.lock().flights.len()
@@ -209,10 +249,12 @@ impl Blocker {
         let mut next = Some(first);
         while let Some(Job { id, flight, work }) = next.take() {
             flight.tid.store(tid, Ordering::SeqCst);
+            CURRENT.set(Some(Arc::clone(&flight)));
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&flight)));
             if outcome.is_err() {
                 log::error!("a worker panicked; its request is answered with EIO");
             }
+            CURRENT.set(None);
             flight.finish();
             let mut state = self.state.lock();
             state.flights.remove(&id);

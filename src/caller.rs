@@ -22,6 +22,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The daemon itself.
+    pub fn daemon() -> Self {
+        let (uid, gid) = crate::owner();
+        Self { uid, gid, pid: std::process::id() }
+    }
+
     /// Does `work` with this caller's effective uid and gid, if the daemon is root.
     ///
     /// Fails with the errno of setresuid(2) or setresgid(2), nothing having been done.

@@ -26,8 +26,7 @@ pub struct Arguments {
     pub debug: bool,
 
     /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
-    /// `no_passthrough`, `fifo_dir=PATH`, and what
-    /// mount(8) passes on
+    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, and what mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
@@ -115,6 +114,7 @@ impl MountOptions {
         self.no_passthrough |= other.no_passthrough;
         self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
         self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
+        self.kinds.link_dir = other.kinds.link_dir.or(self.kinds.link_dir.take());
         self.kinds.fifo_dir = other.kinds.fifo_dir.or(self.kinds.fifo_dir.take());
     }
 
@@ -142,6 +142,11 @@ impl MountOptions {
                 }
                 ("mq_msgsize", Some(value)) => {
                     options.kinds.mq_msgsize = Some(count(name, value)?);
+                }
+                ("link_dir", Some(value)) => {
+                    let path =
+                        std::path::absolute(value).map_err(|error| format!("{word}: {error}"))?;
+                    options.kinds.link_dir = Some(path);
                 }
                 ("fifo_dir", Some(value)) => {
                     // In the background the daemon's current directory is the root.

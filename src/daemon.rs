@@ -26,6 +26,8 @@ use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
 use crate::memory;
+use crate::monitor;
+use crate::proc;
 use crate::tree::Tree;
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
@@ -236,6 +238,7 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     let tree = Arc::new(Tree::new(&options.kinds));
     let blocker = Arc::new(Blocker::default());
     interrupt::arm(Arc::clone(&blocker));
+    monitor::get().connect(Arc::clone(&blocker), Arc::clone(&tree) as _);
     let notifier = Arc::new(OnceLock::new());
     let passthrough = Arc::new(Passthrough::new(!options.no_passthrough));
     let adapter =
@@ -248,6 +251,9 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
             .into());
     }
     let _ = notifier.set(session.notifier());
+    if let Some(root) = mountpoint.to_str().and_then(proc::file_id) {
+        monitor::get().set_device(root.device);
+    }
     report(passthrough.probe(session.as_fd()), options.no_passthrough);
 
     let ending = (mountpoint.clone(), Arc::clone(&blocker));

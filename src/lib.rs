@@ -6,13 +6,18 @@
 pub mod block;
 pub mod caller;
 pub mod cli;
+pub mod ctl;
 pub mod daemon;
 pub mod error;
+pub mod escape;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod monitor;
+pub mod proc;
 pub mod status;
 pub mod tree;
+pub mod turn;
 pub mod vfs;
 
 use std::sync::OnceLock;

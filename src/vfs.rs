@@ -141,6 +141,8 @@ pub struct How {
     pub truncate: bool,
     /// `O_APPEND`.
     pub append: bool,
+    /// Whether this very open has made it.
+    pub created: bool,
     /// The attributes that the kernel has checked the caller against: if the object opened has
     /// others, the answer is `ESTALE`, and the kernel looks up and checks again.
     pub checked: Attr,
@@ -155,6 +157,7 @@ impl How {
             write: access != libc::O_RDONLY,
             truncate: flags & libc::O_TRUNC != 0,
             append: flags & libc::O_APPEND != 0,
+            created: false,
             checked,
         }
     }
@@ -275,6 +278,48 @@ pub trait Dir: Send + Sync {
     }
 }
 
+/// Which object something is about: an object and its control files have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId {
+    /// The kind's directory.
+    pub kind: &'static str,
+    /// [`Attr::ident`].
+    pub ident: u64,
+}
+
+/// How /proc shows that a process uses an object other than through the mount.
+#[derive(Clone, Debug, Default)]
+pub struct Traces {
+    /// The file that stands for it: it can be open or mapped.
+    pub file: Option<FileId>,
+    /// The System V segment's identifier: it can be attached.
+    pub segment: Option<i32>,
+    /// What a process that waits for it is in.
+    pub waits: Option<Waits>,
+}
+
+/// A file: `st_dev` and `st_ino`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device number.
+    pub device: u64,
+    /// The inode number.
+    pub inode: u64,
+}
+
+/// How one waits for an object in C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// `mq_send(3)` and `mq_receive(3)` on a descriptor of the file.
+    Queue,
+    /// msgsnd(2) and msgrcv(2) on this identifier.
+    SystemVQueue(i32),
+    /// `sem_wait(3)`: a futex in a mapping of the file.
+    Semaphore,
+    /// semop(2) on this identifier.
+    SystemVSemaphores(i32),
+}
+
 /// What a name stands for: an object of the kernel, or a file of ctl/.
 pub trait Object: Send + Sync {
     /// Its attributes now; `ENOENT` if it is gone.
@@ -289,6 +334,23 @@ pub trait Object: Send + Sync {
     /// Its directory below ctl/.
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
         None
+    }
+
+    /// Which object it is, or is a control file of.
+    fn id(&self) -> Option<ObjectId> {
+        None
+    }
+
+    /// How /proc shows who uses it.
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces::default())
+    }
+
+    /// Why the kernel's own record of the object lets one think that nobody uses it any more;
+    /// `None` if somebody may. `gone` says whether a process has ended. Who has it open, mapped or
+    /// waits for it is looked for besides.
+    fn unused(&self, _gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        Ok(Some("open nowhere"))
     }
 
     /// What is known of it: `ctl/KIND/NAME/status`. The names are the C interface's own.
@@ -345,6 +407,12 @@ pub trait Handle: Send + Sync {
     /// Waits until one of `events` may hold; `EINTR` after a signal.
     fn wait_ready(&self, _events: i16) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether the last close does something that whoever comes after it must find done: `None`
+    /// if it never does, else whether it would now.
+    fn finishes(&self) -> Option<bool> {
+        None
     }
 
     /// Sends what is unfinished, at the last close.

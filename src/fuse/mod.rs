@@ -4,6 +4,7 @@
 //! handed to [`crate::block`], with the reply.
 
 pub mod interrupt;
+mod order;
 pub mod passthrough;
 mod poll;
 mod reply;
@@ -26,10 +27,11 @@ use fuser::{
 
 use self::passthrough::Passthrough;
 use self::poll::Polls;
-use self::reply::{Late, Refuse};
-use crate::block::Blocker;
+use self::reply::{Asked, Late, Refuse};
+use crate::block::{Blocker, Errand};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
+use crate::escape;
 use crate::tree::handles::Fh;
 use crate::tree::nodes::NodeId;
 use crate::tree::{Entry, Opening, Tree};
@@ -68,12 +70,27 @@ impl Adapter {
         Self { tree, blocker, polls, passthrough, notifier }
     }
 
-    /// What was asked for, for the log.
-    fn asked(&self, what: &str, request: &Request, id: INodeNo, name: Option<&OsStr>) -> String {
-        let path = self.tree.path(NodeId(id.0));
-        let name = name.map(|name| format!("/{}", name.to_string_lossy().escape_debug()));
-        let name = name.unwrap_or_default();
-        format!("{what} {path}{name} (pid {}, uid {})", request.pid(), request.uid())
+    /// What was asked for, for the log and `ctl/errors`.
+    fn asked(
+        &self,
+        what: &'static str,
+        request: &Request,
+        id: INodeNo,
+        name: Option<&OsStr>,
+    ) -> Asked {
+        let mut path = self.tree.path(NodeId(id.0));
+        if let Some(name) = name {
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(&escape::line(name.as_bytes()));
+        }
+        Asked { what, path, caller: caller(request) }
+    }
+
+    /// What a request that is to wait waits for; nothing, if it only takes its time.
+    fn errand(request: &Request, id: INodeNo, write: bool, error: &Error) -> Option<Errand> {
+        (!error.is_deferred()).then_some(Errand { pid: request.pid(), node: id.0, write })
     }
 
     /// Whether an operation that could not be done at once is to be done by a worker.
@@ -127,7 +144,10 @@ impl Adapter {
 
 /// How the kernel is to treat an open file that it asks the handle for.
 fn open_flags(opening: &Opening) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+    let mut direct = FopenFlags::FOPEN_DIRECT_IO;
+    if !opening.finishes {
+        direct |= FopenFlags::FOPEN_NOFLUSH;
+    }
     match opening.io {
         Io::Messages if opening.write => {
             // Without a position, two processes that share the file do not wait for each other;
@@ -141,6 +161,17 @@ fn open_flags(opening: &Opening) -> FopenFlags {
 thread_local! {
     /// What a request loop reads into.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whoever closes, with what was left unfinished.
+fn closing(request: &Request) -> Asked {
+    Asked { what: "close", path: String::new(), caller: caller(request) }
+}
+
+/// What was unfinished at a close could not be finished, and nobody is there any more to be told.
+fn lost(asked: impl FnOnce() -> Asked, error: &Error) {
+    log::warn!("what was unfinished at a close is lost: {error}");
+    reply::note(asked, error);
 }
 
 /// Runs a handler so that a panic ends that request (fuser answers `EIO` for the reply that is
@@ -215,6 +246,8 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         safely(|| match self.tree.look_up(NodeId(parent.0), name.as_bytes()) {
             Ok(entry) => Self::entry_reply(reply, &entry),
+            // The answer to a question rather than a failure.
+            Err(error) if error.errno() == Errno::ENOENT => reply.error(fuser::Errno::ENOENT),
             Err(error) => {
                 reply.refuse(|| self.asked("look up", request, parent, Some(name)), &error);
             }
@@ -297,14 +330,15 @@ impl Filesystem for Adapter {
 
     fn mkdir(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(fuser::Errno::EPERM);
+        let error = Error::because(Errno::EPERM, "objects are in the directories that there are");
+        reply.refuse(|| self.asked("mkdir", request, parent, Some(name)), &error);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -317,8 +351,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EPERM);
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let error = Error::because(Errno::EPERM, "the directories are always there");
+        reply.refuse(|| self.asked("rmdir", request, parent, Some(name)), &error);
     }
 
     fn symlink(
@@ -370,13 +405,14 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(fuser::Errno::EPERM);
+        let error = Error::because(Errno::EPERM, "an object has one name");
+        reply.refuse(|| self.asked("link", request, parent, Some(name)), &error);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -388,7 +424,8 @@ impl Filesystem for Adapter {
                 let cx = Cx { wait: Wait::Block, ..cx };
                 let (me, late) = (self.clone(), Late::new(reply));
                 let asked = self.asked("open", request, ino, None);
-                let _ = self.blocker.submit(request.unique().0, move |flight| {
+                let errand = Self::errand(request, ino, false, &error);
+                let _ = self.blocker.submit_errand(request.unique().0, errand, move |flight| {
                     let outcome = flight.until_cancelled(|| me.tree.open(&cx, id, flags.0));
                     let Some(reply) = late.take() else { return };
                     match outcome {
@@ -455,7 +492,8 @@ impl Filesystem for Adapter {
                     let cx = Cx { wait: Wait::Block, ..cx };
                     let late = Late::new(reply);
                     let asked = self.asked("read", request, ino, None);
-                    let _ = self.blocker.submit(request.unique().0, move |flight| {
+                    let errand = Self::errand(request, ino, false, &error);
+                    let _ = self.blocker.submit_errand(request.unique().0, errand, move |flight| {
                         let mut out = Vec::new();
                         let outcome = flight
                             .until_cancelled(|| file.handle.read(&cx, offset, size, &mut out));
@@ -506,7 +544,8 @@ impl Filesystem for Adapter {
                     let cx = Cx { wait: Wait::Block, ..cx };
                     let (late, data) = (Late::new(reply), data.to_vec());
                     let asked = self.asked("write", request, ino, None);
-                    let _ = self.blocker.submit(request.unique().0, move |flight| {
+                    let errand = Self::errand(request, ino, true, &error);
+                    let _ = self.blocker.submit_errand(request.unique().0, errand, move |flight| {
                         let outcome = flight
                             .until_cancelled(|| file.handle.write(&cx, offset, &data, &mut done));
                         let Some(reply) = late.take() else { return };
@@ -527,12 +566,19 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        // Any close, not only the last one: what is unfinished stays so.
+        safely(|| {
+            let file = self.tree.file(NodeId(ino.0), Fh(fh.0));
+            if file.is_ok_and(|file| file.handle.finishes() == Some(true)) {
+                order::expect_release();
+            }
+            reply.ok();
+        });
     }
 
     fn release(
@@ -551,25 +597,30 @@ impl Filesystem for Adapter {
             self.polls.forget(fh);
             self.passthrough.release(fh);
             match self.tree.release(fh) {
-                Ok(handle) => match handle.finish(&cx) {
-                    Err(error) if error.would_block() => {
-                        let cx = Cx { wait: Wait::Block, ..cx };
-                        let id = self.blocker.internal_id();
-                        let _ = self.blocker.submit(id, move |flight| {
-                            let finished = flight.until_cancelled(|| handle.finish(&cx));
-                            if let Err(error) = finished {
-                                log::warn!("what was unfinished at a close is lost: {error}");
-                            }
-                        });
-                        reply.ok();
+                Ok(file) => {
+                    let closed = || Asked {
+                        what: "close",
+                        path: self.tree.path(file.node),
+                        caller: file.opener,
+                    };
+                    match file.handle.finish(&cx) {
+                        Err(error) if error.would_block() => {
+                            let cx = Cx { wait: Wait::Block, ..cx };
+                            let (id, asked, handle) =
+                                (self.blocker.internal_id(), closed(), Arc::clone(&file.handle));
+                            let _ = self.blocker.submit(id, move |flight| {
+                                let finished = flight.until_cancelled(|| handle.finish(&cx));
+                                if let Err(error) = finished {
+                                    lost(|| asked, &error);
+                                }
+                            });
+                        }
+                        Err(error) => lost(closed, &error),
+                        Ok(()) => {}
                     }
-                    Err(error) => {
-                        log::warn!("what was unfinished at a close is lost: {error}");
-                        reply.ok();
-                    }
-                    Ok(()) => reply.ok(),
-                },
-                Err(error) => reply.refuse(|| "release".into(), &error),
+                    reply.ok();
+                }
+                Err(error) => reply.refuse(|| closing(request), &error),
             }
         });
     }
@@ -629,7 +680,7 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -637,7 +688,7 @@ impl Filesystem for Adapter {
     ) {
         safely(|| match self.tree.release_dir(Fh(fh.0)) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.refuse(|| "releasedir".into(), &error),
+            Err(error) => reply.refuse(|| closing(request), &error),
         });
     }
 

@@ -5,16 +5,40 @@ use fuser::{
     ReplyOpen, ReplyPoll, ReplyWrite,
 };
 
+use crate::caller::Caller;
 use crate::error::{Errno, Error};
+use crate::monitor::{self, Failure, Monitor};
+
+/// What was asked for, and by whom.
+pub(super) struct Asked {
+    pub(super) what: &'static str,
+    /// Relative to the mount, escaped.
+    pub(super) path: String,
+    pub(super) caller: Caller,
+}
+
+/// Logs an error, and notes it for `ctl/errors` if it is worth it.
+pub(super) fn note(asked: impl FnOnce() -> Asked, error: &Error) {
+    let notable = Monitor::is_notable(error.errno());
+    if !notable && !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    let Asked { what, path, caller } = asked();
+    log::debug!("{what} {path} (pid {}, uid {}): {error}", caller.pid, caller.uid);
+    if notable {
+        let who = (caller.uid, caller.pid);
+        monitor::get().note(Failure::new(what, path, who, error));
+    }
+}
 
 /// A reply that can be an error.
 pub(super) trait Refuse: Sized {
     /// Sends the errno.
     fn send(self, errno: fuser::Errno);
 
-    /// Answers with an error and logs it, with what was asked for.
-    fn refuse(self, asked: impl FnOnce() -> String, error: &Error) {
-        log::debug!("{}: {error}", asked());
+    /// Answers with an error and notes it, with what was asked for.
+    fn refuse(self, asked: impl FnOnce() -> Asked, error: &Error) {
+        note(asked, error);
         self.send(fuser::Errno::from_i32(error.errno() as i32));
     }
 }

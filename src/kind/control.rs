@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::proc;
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Wait,
 };
 
 /// One file, or one directory of numbered files, of an object of type `T`.
@@ -59,6 +60,13 @@ pub enum Serve<T: 'static> {
     Json(fn(&T) -> Result<Fields>),
     /// Shows a text that takes time to gather: a worker does it.
     Slow(fn(&T, &Cx) -> Result<Vec<u8>>),
+    /// Is a number to be read and set.
+    Value {
+        /// What it is now.
+        show: fn(&T) -> Result<u64>,
+        /// Makes it what the caller has written.
+        store: fn(&T, Caller, u64) -> Result<()>,
+    },
     /// Is opened as a file of its own.
     Open(fn(&Arc<T>, &Cx, &How) -> Result<Opened>),
     /// Is a directory of files named by numbers, any of `valid`; `listed` are shown.
@@ -214,6 +222,14 @@ struct ControlFile<T: 'static> {
 }
 
 impl<T: Object> Object for ControlFile<T> {
+    fn id(&self) -> Option<ObjectId> {
+        // Who reads about an object does not use it.
+        match self.control.serve {
+            Serve::Open(_) | Serve::Numbers { .. } => self.object.id(),
+            _ => None,
+        }
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
     }
@@ -246,9 +262,34 @@ impl<T: Object> Object for ControlFile<T> {
                 let (object, show) = (Arc::clone(&self.object), *show);
                 Ok(slow(attr, move |cx| show(&object, cx)))
             }
+            Serve::Value { show, store } => {
+                let object = Arc::clone(&self.object);
+                let handle = OpenValue { attr, object, show: *show, store: *store };
+                Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
+            }
             Serve::Open(open) => open(&self.object, cx, how),
             Serve::Numbers { open, .. } => open(&self.object, self.number, cx, how),
         }
+    }
+}
+
+/// `users`: the processes that have the object open, mapped or attached.
+pub const fn users<T: Object>() -> Control<T> {
+    Control {
+        name: "users",
+        access: Access::Read,
+        about: "the processes that have it open: PID, tab, command",
+        serve: Serve::Slow(|object, cx| proc::users::list(object, cx)),
+    }
+}
+
+/// `waiters`: the processes that wait for the object.
+pub const fn waiters<T: Object>() -> Control<T> {
+    Control {
+        name: "waiters",
+        access: Access::Read,
+        about: "the processes that wait for it now: PID, tab, what for, tab, command",
+        serve: Serve::Slow(|object, cx| proc::waiters::list(object, cx)),
     }
 }
 
@@ -283,6 +324,31 @@ impl Handle for SlowText {
         }
         let text = OpenText { attr: self.attr, text: (self.show)(cx)? };
         self.text.get_or_init(|| text).read(cx, at, size, out)
+    }
+}
+
+/// A number to be read and set, open.
+struct OpenValue<T> {
+    attr: Attr,
+    object: Arc<T>,
+    show: fn(&T) -> Result<u64>,
+    store: fn(&T, Caller, u64) -> Result<()>,
+}
+
+impl<T: Object> Handle for OpenValue<T> {
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let text = format!("{}\n", (self.show)(&self.object)?).into_bytes();
+        OpenText { attr: self.attr, text }.read(cx, at, size, out)
+    }
+
+    fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        let value = std::str::from_utf8(data).ok().and_then(|text| text.trim_ascii().parse().ok());
+        let Some(value) = value else {
+            return Err(Error::because(Errno::EINVAL, "a decimal number is expected here"));
+        };
+        (self.store)(&self.object, cx.caller, value)?;
+        *done = data.len();
+        Ok(())
     }
 }
 

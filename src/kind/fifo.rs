@@ -23,13 +23,16 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::{Attributes, Kind, Options, Profile};
 use crate::caller::{self, Caller};
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Item, Object, Opened};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileId, FileType, How, Item, Object, ObjectId,
+    Opened, Traces,
+};
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
@@ -223,6 +226,17 @@ impl Object for Pipe {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let (pin, _) = self.kind.pin(&self.name)?;
+        let stat = nix::sys::stat::fstat(&pin)?;
+        let file = FileId { device: stat.st_dev, inode: stat.st_ino };
+        Ok(Traces { file: Some(file), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
         let attr = self.attr()?;
         Ok(Fields::default()
@@ -248,6 +262,7 @@ const CONTROLS: &[Control<Pipe>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Pipe::status),
     },
+    control::users(),
 ];
 
 #[allow(unsafe_code)]

@@ -7,6 +7,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
+use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, SetTime};
 
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
@@ -100,6 +101,16 @@ impl FsDir {
         self.rename(caller, from, to, replace && visible)
     }
 
+    /// Which file a name stands for, if it is the one with this inode number.
+    pub fn identify(&self, name: &[u8], inode: u64) -> Result<FileId> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
+        if stat.st_ino != inode {
+            return fail(Errno::ENOENT);
+        }
+        Ok(FileId { device: stat.st_dev, inode })
+    }
+
     /// The attributes of a name; `size` and `blocks` are the file's. `ENOENT` for another file
     /// system's file that is mounted over it.
     pub fn stat(&self, name: &[u8]) -> Result<Attr> {
@@ -131,6 +142,21 @@ impl FsDir {
             entries.push(DirEntry { name: name.to_vec(), ident: entry.ino(), file_type });
         }
         Ok(entries)
+    }
+
+    /// Makes a file that holds `content` from the moment on at which its name appears, owned by the
+    /// caller. `EEXIST` if there is something of that name, whatever it is.
+    pub fn make(&self, caller: Caller, name: &[u8], mode: u32, content: &[u8]) -> Result<()> {
+        let name = c_name(name)?;
+        caller.act(|| {
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let mode = Mode::from_bits_truncate(mode & 0o7777);
+            let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
+            file.write_all_at(content, 0)?;
+            let (file, follow) = (OwnedFd::from(file), AtFlags::AT_SYMLINK_FOLLOW);
+            let here = nix::fcntl::AT_FDCWD;
+            Ok(nix::unistd::linkat(here, &*path_of(&file), &self.fd, &*name, follow)?)
+        })
     }
 
     /// Changes mode, owner and times of the file that the kernel has checked, and of no other:

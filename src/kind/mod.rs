@@ -4,11 +4,20 @@
 //! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
 
 pub mod control;
+mod drain;
 mod fifo;
 mod fsdir;
+mod gather;
+mod hold;
+mod lines;
 pub mod message;
 mod mq;
+mod sem;
+mod shared;
 mod shm;
+mod sysv;
+mod tickets;
+mod value_text;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +33,9 @@ pub struct Options {
     pub mq_maxmsg: Option<i64>,
     /// `-o mq_msgsize=`: bytes that a message of a queue made by `touch` may have.
     pub mq_msgsize: Option<i64>,
+    /// `-o link_dir=`: where the names of System V keys are kept; else in `/run/ipcfs`, or below
+    /// `$XDG_RUNTIME_DIR`.
+    pub link_dir: Option<PathBuf>,
     /// `-o fifo_dir=`: where the named pipes are kept.
     pub fifo_dir: Option<PathBuf>,
 }
@@ -33,6 +45,45 @@ pub trait Kind: Dir {
     /// Makes an object with attributes, owned by the caller: what [`Dir::create`] does with none.
     /// The attributes are among those of the kind's [`Profile`].
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()>;
+
+    /// The limits for objects of this kind, and how much of each is in use.
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        Vec::new()
+    }
+}
+
+/// A limit of the kernel or of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is limited: `mq_queues`. The limit is shown as `mq_queues_max`, its use as `mq_queues`.
+    pub name: &'static str,
+    /// The limit; `None` if there is none.
+    pub max: Option<u64>,
+    /// How much of it is in use, where that can be said.
+    pub used: Option<u64>,
+}
+
+impl Limit {
+    /// A limit whose use is known.
+    pub fn used(name: &'static str, max: u64, used: u64) -> Self {
+        Self { name, max: Some(max), used: Some(used) }
+    }
+
+    /// A limit for each object.
+    pub fn each(name: &'static str, max: u64) -> Self {
+        Self { name, max: Some(max), used: None }
+    }
+}
+
+/// A number of the kernel's configuration, below /proc/sys.
+pub fn sysctl(path: &str) -> Result<u64> {
+    Ok(sysctls(path)?.first().copied().unwrap_or(0))
+}
+
+/// The numbers of one file of the kernel's configuration.
+pub fn sysctls(path: &str) -> Result<Vec<u64>> {
+    let text = std::fs::read_to_string(format!("/proc/sys/{path}"))?;
+    Ok(text.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
 
 /// Attributes of an object to be made, by their names in `ctl/create`.
@@ -70,23 +121,12 @@ pub struct Profile {
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
     shm::PROFILE,
-    absent("sem", "POSIX named semaphores"),
+    sem::PROFILE,
     fifo::PROFILE,
-    absent("sysv/msg", "System V message queues"),
-    absent("sysv/sem", "System V semaphore sets"),
-    absent("sysv/shm", "System V shared memory segments"),
+    sysv::msg::PROFILE,
+    sysv::sem::PROFILE,
+    sysv::shm::PROFILE,
 ];
-
-/// A kind that is not there yet.
-const fn absent(path: &'static str, about: &'static str) -> Profile {
-    Profile {
-        path,
-        about,
-        children: Children::PerWriter,
-        attributes: &[],
-        open: |_| fail(Errno::EOPNOTSUPP),
-    }
-}
 
 /// Opens a kind; one that cannot be had is an empty directory that says why.
 pub fn open(profile: &'static Profile, options: &Options) -> Arc<dyn Kind> {

@@ -16,15 +16,18 @@ use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
+use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
+use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
 use super::{Attributes, Kind, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened, Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, ObjectId, Opened,
+    Traces, Wait, Waits,
 };
 
 /// The kind's profile.
@@ -131,6 +134,26 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
+    /// Opens the queue to take or send messages. To take them it is opened for both, if that is
+    /// permitted, so that what a killed reader took can be given back.
+    fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
+        let opened = match (read, write) {
+            (false, true) => self.descriptor(OFlag::O_WRONLY),
+            (_, true) => self.descriptor(OFlag::O_RDWR),
+            (_, false) => match self.descriptor(OFlag::O_RDWR) {
+                Err(error) if error.errno() == Errno::EACCES => self.descriptor(OFlag::O_RDONLY),
+                opened => opened,
+            },
+        };
+        Ok(Descriptor::new(opened?.0))
+    }
+
+    fn lines(&self, cx: &Cx, how: &How, tagged: bool) -> Result<Opened> {
+        let queue = self.descriptor_to(how.read, how.write)?;
+        let file = LinesFile::new(queue, &TAGS, tagged, cx, how);
+        Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+    }
+
     /// Discards what is queued at this moment.
     fn discard(&self) -> Result<()> {
         let (queue, _) = self.descriptor(OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
@@ -168,20 +191,24 @@ impl Object for Queue {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let flags = match (how.read, how.write) {
-            (true, false) => OFlag::O_RDONLY,
-            (false, true) => OFlag::O_WRONLY,
-            _ => OFlag::O_RDWR,
-        };
-        let (queue, attr) = self.descriptor(flags)?;
-        how.verify(&attr)?;
+        let queue = self.descriptor_to(how.read, how.write)?;
+        how.verify(&fsdir::attr(&nix::sys::stat::fstat(&queue.fd)?))?;
         let seekable = !how.write;
-        let file = MessageFile::new(Descriptor::new(queue), 0, seekable);
+        let file = MessageFile::new(queue, 0, seekable);
         Ok(Opened { handle: Arc::new(file), io: Io::Messages })
     }
 
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
+    }
+
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&self.name, self.ident)?;
+        Ok(Traces { file: Some(file), waits: Some(Waits::Queue), ..Traces::default() })
     }
 
     fn status(&self) -> Result<Fields> {
@@ -217,7 +244,58 @@ const CONTROLS: &[Control<Queue>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
     },
+    control::users(),
+    control::waiters(),
+    Control {
+        name: "lines",
+        access: Access::ReadWrite,
+        about: "a stream of lines: each is one message",
+        serve: Serve::Open(|queue, cx, how| queue.lines(cx, how, false)),
+    },
+    Control {
+        name: "tagged",
+        access: Access::ReadWrite,
+        about: "the same with PRIORITY<TAB> before each line",
+        serve: Serve::Open(|queue, cx, how| queue.lines(cx, how, true)),
+    },
+    Control {
+        name: "drain",
+        access: Access::Read,
+        about: "takes all that is queued now, as lines",
+        serve: Serve::Open(|queue, _, _| {
+            let file = Drain::new(queue.descriptor_to(true, false)?)?;
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "wait",
+        access: Access::Read,
+        about: "ends when the queue is not empty; takes nothing",
+        serve: Serve::Open(|queue, _, _| {
+            let file = NotEmpty::new(queue.descriptor_to(true, false)?);
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "priority",
+        access: Access::Write,
+        about: "priority/P sends at priority P",
+        serve: Serve::Numbers {
+            valid: 0..=PRIORITY_MAX,
+            listed: |_| Ok(vec![0]),
+            open: |queue, priority, _, how| {
+                let queue = queue.descriptor_to(how.read, how.write)?;
+                let file = MessageFile::new(queue, priority, false);
+                Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+            },
+        },
+    },
 ];
+
+/// The highest priority (`sysconf(_SC_MQ_PRIO_MAX)` - 1).
+const PRIORITY_MAX: i64 = 32767;
+
+static TAGS: Tags = Tags { name: "priority", valid: 0..=PRIORITY_MAX, default: 0 };
 
 /// An open queue, blocking; `Wait::Try` is a wait that is over already.
 struct Descriptor {
@@ -266,6 +344,14 @@ impl Messages for Descriptor {
 
     fn attr(&self) -> Result<Attr> {
         queue_attr(&self.fd)
+    }
+
+    fn longest(&self) -> Result<usize> {
+        self.msgsize()
+    }
+
+    fn queued(&self) -> Result<u64> {
+        Ok(sys::attributes(self.fd.as_fd())?.queued)
     }
 
     fn poll(&self, events: i16) -> i16 {

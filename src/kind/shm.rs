@@ -21,15 +21,15 @@ use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::Whence;
 
-use super::control::{Access, Control, ControlDir, Serve};
+use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::{Attributes, Kind, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, Opened,
-    Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
+    Opened, Traces, Wait,
 };
 
 /// The kind's profile.
@@ -190,6 +190,15 @@ impl Object for Segment {
         Some(Arc::new(ControlDir::new(self, CONTROLS)))
     }
 
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.ident })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        let file = self.kind.dir.identify(&self.name, self.ident)?;
+        Ok(Traces { file: Some(file), ..Traces::default() })
+    }
+
     fn status(&self) -> Result<Fields> {
         let attr = self.attr()?;
         Ok(Fields::default()
@@ -217,6 +226,7 @@ const CONTROLS: &[Control<Segment>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Segment::status),
     },
+    control::users(),
 ];
 
 /// An open object; moves data where the kernel does not.

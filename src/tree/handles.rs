@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::nodes::NodeId;
+use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::vfs::{DirEntry, Handle};
 
@@ -22,6 +23,8 @@ pub struct OpenFile {
     pub write: bool,
     /// Whether it goes by the message, so that reading ahead would take one.
     pub messages: bool,
+    /// Who opened it.
+    pub opener: Caller,
     /// What serves it.
     pub handle: Arc<dyn Handle>,
 }

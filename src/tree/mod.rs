@@ -17,9 +17,12 @@ use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
 use self::nodes::{Found, NodeId, Nodes};
 use crate::caller::Caller;
+use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
+use crate::escape;
 use crate::kind::{self, KINDS, Options};
-use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item};
+use crate::monitor::Mounted;
+use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId};
 
 /// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
 const NAME_MAX: usize = 255;
@@ -41,6 +44,8 @@ pub struct Opening {
     pub fh: Fh,
     /// Whether it is open for writing.
     pub write: bool,
+    /// Whether its last close does something.
+    pub finishes: bool,
     /// Who moves its data.
     pub io: Io,
 }
@@ -61,11 +66,6 @@ impl Tree {
     fn with_root(root: Item) -> Self {
         let nodes = Nodes::new(root, Attr::directory(0, 0o755));
         Self { nodes, files: Handles::default(), dirs: Handles::default() }
-    }
-
-    /// How many node ids the kernel knows and how many files are open.
-    pub fn load(&self) -> (usize, usize) {
-        (self.nodes.len(), self.files.len() + self.dirs.len())
     }
 
     fn dir(&self, id: NodeId) -> Result<Arc<dyn Dir>> {
@@ -148,7 +148,9 @@ impl Tree {
             let open = open.and_then(|fh| self.file(id, fh).ok());
             match open.and_then(|file| file.handle.change(caller, &change)) {
                 Some(done) => done?,
-                None => object.change(caller, &change)?,
+                None => {
+                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?
+                }
             }
         }
         self.attr(id, fh)
@@ -233,7 +235,7 @@ impl Tree {
         }
         let attr = dir.find(name)?;
         let entry = self.enter(parent, dir, name, attr)?;
-        match self.open(cx, entry.found.id, flags) {
+        match self.open_as(cx, entry.found.id, flags, true) {
             Ok(opening) => Ok((entry, opening)),
             Err(error) => {
                 // The kernel does not learn of this look-up.
@@ -245,7 +247,11 @@ impl Tree {
 
     /// Removes a name.
     pub fn remove(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
-        self.dir(parent)?.remove(caller, name)
+        let dir = self.dir(parent)?;
+        dir.remove(caller, name).map_err(|error| match dir.find(name) {
+            Ok(attr) => say_whose(error, &attr),
+            Err(_) => error,
+        })
     }
 
     /// Renames within a directory; from one to another is `EPERM`, never `EXDEV`, which would make
@@ -266,8 +272,12 @@ impl Tree {
 
     /// Opens a file; `flags` are open(2)'s.
     pub fn open(&self, cx: &Cx, id: NodeId, flags: i32) -> Result<Opening> {
+        self.open_as(cx, id, flags, false)
+    }
+
+    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, created: bool) -> Result<Opening> {
         let node = self.nodes.get(id)?;
-        let how = How::new(flags, node.attr);
+        let how = How { created, ..How::new(flags, node.attr) };
         let object = match node.item {
             Item::Object(object) => object,
             Item::Dir(_) => return fail(Errno::EISDIR),
@@ -283,18 +293,20 @@ impl Tree {
         };
         match opened {
             Ok(opened) => {
+                let finishes = opened.handle.finishes().is_some();
                 let file = OpenFile {
                     node: id,
                     write: how.write,
                     messages: matches!(opened.io, Io::Messages),
+                    opener: cx.caller,
                     handle: opened.handle,
                 };
                 self.files.insert(fh, file);
-                Ok(Opening { fh, write: how.write, io: opened.io })
+                Ok(Opening { fh, write: how.write, finishes, io: opened.io })
             }
             Err(error) => {
                 self.nodes.end_open(id, fh, how.write);
-                Err(error)
+                Err(say_whose(error, &how.checked))
             }
         }
     }
@@ -305,11 +317,11 @@ impl Tree {
         if file.node == id { Ok(file) } else { fail(Errno::EBADF) }
     }
 
-    /// Closes a file for the last time. What it has unfinished is sent by `finish`.
-    pub fn release(&self, fh: Fh) -> Result<Arc<dyn Handle>> {
+    /// Closes a file for the last time. What it has unfinished is sent by its handle's `finish`.
+    pub fn release(&self, fh: Fh) -> Result<Arc<OpenFile>> {
         let file = self.files.remove(fh)?;
         self.nodes.end_open(file.node, fh, file.write);
-        Ok(Arc::clone(&file.handle))
+        Ok(file)
     }
 
     /// Opens a directory.
@@ -347,13 +359,13 @@ impl Tree {
         self.dirs.remove(fh).map(drop)
     }
 
-    /// The path of a node below the mount, for the log.
+    /// The path of a node below the mount, escaped for a line of text.
     pub fn path(&self, id: NodeId) -> String {
         let mut parts = Vec::new();
         let mut at = id;
         while at != NodeId::ROOT {
             let Ok(node) = self.nodes.get(at) else { break };
-            parts.push(String::from_utf8_lossy(&node.name).escape_debug().to_string());
+            parts.push(escape::line(&node.name));
             at = node.parent;
         }
         parts.reverse();
@@ -362,7 +374,44 @@ impl Tree {
 }
 
 fn check_name(name: &[u8]) -> Result<()> {
-    if name.len() > NAME_MAX { fail(Errno::ENAMETOOLONG) } else { Ok(()) }
+    if name.len() <= NAME_MAX {
+        return Ok(());
+    }
+    Err(Error::because(
+        Errno::ENAMETOOLONG,
+        format!("the name has {} bytes; {NAME_MAX} are the most", name.len()),
+    ))
+}
+
+/// Says whose object it is that somebody may not do something to.
+fn say_whose(error: Error, attr: &Attr) -> Error {
+    if error.what().is_some() || !matches!(error.errno(), Errno::EACCES | Errno::EPERM) {
+        return error;
+    }
+    let Attr { uid, gid, mode, .. } = attr;
+    let sentence = format!("it belongs to uid {uid} and gid {gid} and has mode {mode:04o}");
+    Error::because(error.errno(), sentence)
+}
+
+impl Mounted for Tree {
+    fn object(&self, node: u64) -> Option<ObjectId> {
+        match self.nodes.item(NodeId(node)).ok()? {
+            Item::Object(object) => object.id(),
+            _ => None,
+        }
+    }
+
+    fn inodes(&self) -> Vec<(ObjectId, u64)> {
+        self.nodes.inodes()
+    }
+
+    fn open(&self) -> Vec<ObjectId> {
+        self.nodes.open()
+    }
+
+    fn load(&self) -> (usize, usize) {
+        (self.nodes.len(), self.files.len() + self.dirs.len())
+    }
 }
 
 type Entries = Vec<(&'static str, Item)>;
@@ -373,15 +422,17 @@ fn root_entries(options: &Options) -> Entries {
     let (mut root, mut ctl) = (Entries::new(), Entries::new());
     root.push(("README", Item::Object(Arc::new(Text(include_str!("readme.txt"))))));
     ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
-    let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.path, kind::open(kind, options))).collect();
-    let dirs = kinds.iter().map(|(path, kind)| {
+    let kinds: Kinds =
+        KINDS.iter().map(|profile| (profile, kind::open(profile, options))).collect();
+    let dirs = kinds.iter().map(|(profile, kind)| {
         let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
-        (*path, Item::Dir(kind))
+        (profile.path, Item::Dir(kind))
     });
     place(&mut root, dirs);
+    ctl.extend(crate::ctl::entries(&kinds));
     let dirs = kinds
         .iter()
-        .map(|(path, kind)| (*path, Item::Dir(Arc::new(CtlKind::new(Arc::clone(kind))))));
+        .map(|(profile, kind)| (profile.path, Item::Dir(Arc::new(CtlKind::new(Arc::clone(kind))))));
     place(&mut ctl, dirs);
     root.push(("ctl", Item::Dir(Arc::new(FixedDir::new(ctl)))));
     root

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
-use crate::vfs::{Attr, Children, Item};
+use crate::vfs::{Attr, Children, Item, ObjectId};
 
 /// A node id, as the kernel gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,6 +208,33 @@ impl Nodes {
         if let Some(entry) = self.table.lock().entries.get_mut(&id) {
             entry.node.attr = *attr;
         }
+    }
+
+    /// The inode numbers that objects are seen by: each id's own, and the one that all ids of an
+    /// object share.
+    pub fn inodes(&self) -> Vec<(ObjectId, u64)> {
+        let table = self.table.lock();
+        let mut inodes = Vec::new();
+        for (id, entry) in &table.entries {
+            let Item::Object(object) = &entry.node.item else { continue };
+            let Some(object) = object.id() else { continue };
+            inodes.push((object, id.0));
+            if entry.node.ino != id.0 {
+                inodes.push((object, entry.node.ino));
+            }
+        }
+        inodes
+    }
+
+    /// The objects that are open.
+    pub fn open(&self) -> Vec<ObjectId> {
+        let table = self.table.lock();
+        let open = table.entries.values().filter(|entry| !entry.opens.is_empty());
+        let id = |entry: &Entry| match &entry.node.item {
+            Item::Object(object) => object.id(),
+            _ => None,
+        };
+        open.filter_map(id).collect()
     }
 
     /// How many ids the kernel knows.

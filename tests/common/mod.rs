@@ -103,13 +103,18 @@ impl World {
     /// that of an idle worker.
     pub fn waiting(&self) -> usize {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.daemon())) else { return 0 };
+        // An idle worker waits on a condition variable. Those who wait for a semaphore or for their
+        // turn use the futex call with a mask of bits.
+        const IDLE: &str = "0x80";
         let is_waiting = |task: &fs::DirEntry| {
             let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
             let call = read("syscall");
-            let call = call.split_ascii_whitespace().next();
+            let mut words = call.split_ascii_whitespace();
+            let (call, operation) = (words.next(), words.nth(1));
             let futex = libc::SYS_futex.to_string();
             read("comm").trim() == "worker"
-                && call.is_some_and(|call| call != "running" && call != futex)
+                && call.is_some_and(|call| call != "running")
+                && (call != Some(&*futex) || operation != Some(IDLE))
         };
         tasks.flatten().filter(is_waiting).count()
     }

@@ -1,0 +1,183 @@
+//! `metrics`: Prometheus's text exposition format.
+
+use std::fmt::Write;
+
+use super::listing::{Facts, Found, Reader, facts, objects};
+use super::{Kinds, limits};
+use crate::caller::Caller;
+use crate::error::Result;
+use crate::escape;
+use crate::monitor;
+use crate::proc::{Targets, users, waiters};
+use crate::vfs::Object;
+
+/// A metric with all its samples.
+struct Metric {
+    text: String,
+    name: &'static str,
+}
+
+impl Metric {
+    fn new(name: &'static str, sort: &str, help: &str) -> Self {
+        Self { text: format!("# HELP {name} {help}\n# TYPE {name} {sort}\n"), name }
+    }
+
+    fn gauge(name: &'static str, help: &str) -> Self {
+        Self::new(name, "gauge", help)
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.text.push_str(self.name);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.text, "{before}{label}=\"{value}\"");
+        }
+        let after = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.text, "{after} {value}");
+    }
+}
+
+/// Everything. What is in an object is for those who may read it.
+pub(super) fn text(kinds: &Kinds, caller: Caller) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    for metric in about_objects(kinds, caller)?.into_iter().chain(about_limits(kinds, caller)) {
+        text.push_str(&metric.text);
+    }
+    for metric in about_daemon() {
+        text.push_str(&metric.text);
+    }
+    Ok(text.into_bytes())
+}
+
+fn about_objects(kinds: &Kinds, caller: Caller) -> Result<Vec<Metric>> {
+    let reader = Reader::new(caller);
+    let with_facts = |found| facts(&found, &reader).map(|facts| (found, facts));
+    let all: Vec<(Found, Facts)> = objects(kinds).into_iter().filter_map(with_facts).collect();
+    let targets = Targets::new(all.iter().map(|(found, _)| &*found.object as &dyn Object));
+    let users = caller.act(|| users::find(&targets))?;
+    let waiters = waiters::find(&targets, caller)?;
+
+    let mut messages = Metric::gauge("ipcfs_object_messages", "Messages queued.");
+    let mut bytes = Metric::gauge("ipcfs_object_bytes", "Bytes queued or held.");
+    let mut most = Metric::gauge("ipcfs_object_max_messages", "Messages that the queue takes.");
+    let mut most_bytes = Metric::gauge("ipcfs_object_max_bytes", "Bytes that the queue takes.");
+    let mut value = Metric::gauge("ipcfs_object_value", "Value of a semaphore.");
+    let mut attached = Metric::gauge("ipcfs_object_attached", "Attachments of a System V segment.");
+    let mut used = Metric::gauge("ipcfs_object_users", "Processes that have it open.");
+    let mut awaited = Metric::gauge("ipcfs_object_waiters", "Processes that wait for it.");
+    for (index, (found, facts)) in all.iter().enumerate() {
+        let name = escape::line(&found.name);
+        let labels = [("kind", found.kind), ("name", name.as_str())];
+        let samples = [
+            (&mut messages, facts.messages),
+            (&mut bytes, facts.bytes),
+            (&mut most, facts.most.0),
+            (&mut most_bytes, facts.most.1),
+            (&mut attached, facts.attached),
+        ];
+        for (metric, sample) in samples {
+            if let Some(sample) = sample {
+                metric.sample(&labels, sample);
+            }
+        }
+        for (number, sample) in facts.values.iter().enumerate() {
+            let number = number.to_string();
+            let [kind, name] = labels;
+            value.sample(&[kind, name, ("index", &number)], sample);
+        }
+        used.sample(&labels, users[index].len());
+        for what in ["send", "receive", "wait"] {
+            let count = waiters[index].iter().filter(|waiter| waiter.what == what).count();
+            let [kind, name] = labels;
+            if count > 0 {
+                awaited.sample(&[kind, name, ("what", what)], count);
+            }
+        }
+    }
+    Ok(vec![messages, bytes, most, most_bytes, value, attached, used, awaited])
+}
+
+fn about_limits(kinds: &Kinds, caller: Caller) -> [Metric; 2] {
+    let mut limit = Metric::gauge("ipcfs_limit", "A limit of the kernel or of the daemon.");
+    let mut used = Metric::gauge("ipcfs_limit_used", "How much of a limit is in use.");
+    for one in limits::all(kinds, caller) {
+        let labels = [("name", one.name)];
+        match one.max {
+            Some(max) => limit.sample(&labels, max),
+            None => limit.sample(&labels, "+Inf"),
+        }
+        if let Some(sample) = one.used {
+            used.sample(&labels, sample);
+        }
+    }
+    [limit, used]
+}
+
+fn about_daemon() -> Vec<Metric> {
+    let monitor = monitor::get();
+    let mut requests = Metric::new("ipcfs_requests_total", "counter", "Requests of the kernel.");
+    for (opcode, count) in monitor.requests() {
+        match OPERATIONS.iter().find(|(known, _)| *known == opcode) {
+            Some((_, name)) => requests.sample(&[("operation", name)], count),
+            None if count > 0 => requests.sample(&[("operation", &opcode.to_string())], count),
+            None => {}
+        }
+    }
+    let mut errors =
+        Metric::new("ipcfs_errors_total", "counter", "Operations that have failed (ctl/errors).");
+    errors.sample(&[], monitor.failed());
+    let mut metrics = vec![requests, errors];
+    if let Some(blocker) = monitor.blocker() {
+        let mut blocked = Metric::gauge("ipcfs_blocked_requests", "Requests that wait.");
+        blocked.sample(&[], blocker.errands().len());
+        let mut workers = Metric::gauge("ipcfs_worker_threads", "Threads for requests that wait.");
+        workers.sample(&[], blocker.workers());
+        metrics.extend([blocked, workers]);
+    }
+    if let Some(mounted) = monitor.mounted() {
+        let (known, open) = mounted.load();
+        let mut nodes = Metric::gauge("ipcfs_nodes", "Names that the kernel knows.");
+        nodes.sample(&[], known);
+        let mut files = Metric::gauge("ipcfs_open_files", "Files and directories that are open.");
+        files.sample(&[], open);
+        metrics.extend([nodes, files]);
+    }
+    let mut info = Metric::gauge("ipcfs_info", "The version.");
+    info.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    metrics.push(info);
+    metrics
+}
+
+/// Operation codes (linux/fuse.h).
+const OPERATIONS: &[(u32, &str)] = &[
+    (1, "lookup"),
+    (3, "getattr"),
+    (4, "setattr"),
+    (8, "mknod"),
+    (10, "unlink"),
+    (14, "open"),
+    (15, "read"),
+    (16, "write"),
+    (18, "release"),
+    (27, "opendir"),
+    (28, "readdir"),
+    (35, "create"),
+    (40, "poll"),
+    (45, "rename2"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut metric = Metric::gauge("ipcfs_x", "X.");
+        metric.sample(&[("name", "a\"b\\c\nd")], 3);
+        metric.sample(&[], 4);
+        let expected = "# HELP ipcfs_x X.\n# TYPE ipcfs_x gauge\n\
+            ipcfs_x{name=\"a\\\"b\\\\c\\nd\"} 3\nipcfs_x 4\n";
+        assert_eq!(metric.text, expected);
+    }
+}

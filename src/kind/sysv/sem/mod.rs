@@ -1,0 +1,462 @@
+//! `sysv/sem/KEY`: System V semaphore sets, `semget(KEY)` (`sysvipc(7)`).
+//!
+//! | operation | effect |
+//! | --- | --- |
+//! | `read` | the values, separated by blanks, and a newline; never waits |
+//! | `write` of `0 -1, 1 +2, 2 0` | one atomic `semop(2)`, waiting until all of it can be done |
+//! | `write` of `= 1 0 3` | sets all values (`SETALL`) |
+//! | `write` of `2 = 5` | sets one (`SETVAL`) |
+//! | `truncate` | `EINVAL` |
+//! | size | 0: the text is made when it is read, as in /proc |
+//! | times | last `semop`, last change |
+//!
+//! A new set has one semaphore with the value 0 (`ctl/create`: `nsems=`).
+//!
+//! | errno | reason |
+//! | --- | --- |
+//! | `EINVAL` | what has been written is none of the above; there are not as many semaphores as values, or none of the index to be set |
+//! | `EFBIG` | there is no semaphore of that index to operate on or to hold |
+//! | `E2BIG` | more operations than the kernel takes at a time (`kernel.sem`: 500) |
+//! | `ERANGE` | a value would be over 32767 |
+//! | `EIDRM` | the set has been removed, in the meantime or before |
+
+mod grammar;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::grammar::{Operation, Step};
+use super::actors::Actors;
+use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::hold::{self, Holds, Lock};
+use crate::kind::shared::Shared;
+use crate::kind::value_text::ValueText;
+use crate::kind::{Attributes, Options, Profile};
+use crate::status::Fields;
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+};
+
+/// The kind's profile.
+pub const PROFILE: Profile = Profile {
+    path: "sysv/sem",
+    about: "System V semaphore sets",
+    children: Children::PerWriter,
+    attributes: &["nsems"],
+    open: |options: &Options| Objects::open(Sets::default(), options),
+};
+
+/// The sets of the current IPC namespace.
+#[derive(Default)]
+pub struct Sets {
+    actors: Actors,
+    /// Those who hold or want to hold a semaphore, by set and index.
+    units: Shared<(i32, u16), Holds>,
+}
+
+impl Sets {
+    /// `semop(2)` for `caller`.
+    fn operate(&self, id: i32, steps: &[Step], caller: Caller, wait: Wait) -> Result<()> {
+        sys::operate(id, steps, wait).map_err(|errno| removed(id, errno))?;
+        steps.iter().for_each(|step| self.note(id, step.index, caller));
+        Ok(())
+    }
+
+    fn note(&self, id: i32, index: u16, caller: Caller) {
+        self.actors.note(id, u32::from(index), caller, |id| sys::stat(id).is_ok());
+    }
+
+    fn apply(&self, id: i32, operation: &Operation, caller: Caller, wait: Wait) -> Result<()> {
+        match operation {
+            Operation::Operate(steps) => self.operate(id, steps, caller, wait),
+            Operation::SetAll(values) => {
+                let nsems = count(id)?;
+                if values.len() != nsems {
+                    return Err(Error::because(
+                        Errno::EINVAL,
+                        format!("{} values for {nsems} semaphores", values.len()),
+                    ));
+                }
+                sys::set_all(id, values).map_err(|errno| removed(id, errno))?;
+                (0..nsems).for_each(|index| self.note(id, index as u16, caller));
+                Ok(())
+            }
+            Operation::SetOne(index, value) => {
+                let nsems = count(id)?;
+                if usize::from(*index) >= nsems {
+                    // As semctl(2) says, where semop(2) says EFBIG.
+                    return Err(Error::because(
+                        Errno::EINVAL,
+                        format!("there is no semaphore {index} among {nsems}"),
+                    ));
+                }
+                sys::set_one(id, *index, *value).map_err(|errno| removed(id, errno))?;
+                self.note(id, *index, caller);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The kernel says `EINVAL` of an identifier that it does not know any more.
+fn removed(id: i32, errno: Errno) -> Error {
+    match errno {
+        Errno::EINVAL if sys::stat(id).is_err() => Errno::EIDRM.into(),
+        errno => errno.into(),
+    }
+}
+
+/// How many semaphores a set has.
+fn count(id: i32) -> Result<usize> {
+    let set = sys::stat(id).map_err(|errno| removed(id, errno))?;
+    Ok(set.sem_nsems as usize)
+}
+
+fn values(id: i32) -> Result<Vec<u16>> {
+    sys::values(id, count(id)?).map_err(|errno| removed(id, errno))
+}
+
+impl Family for Sets {
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    fn table(&self) -> &'static str {
+        "/proc/sysvipc/sem"
+    }
+
+    fn id_of(&self, key: i32) -> Result<i32> {
+        Ok(sys::get(key, 0, 0)?)
+    }
+
+    fn attr(&self, id: i32) -> Result<Attr> {
+        let set = sys::stat(id)?;
+        let times = Times { read: set.sem_otime, write: set.sem_otime, change: set.sem_ctime };
+        Ok(perm_attr(&set.sem_perm, id, 0, times))
+    }
+
+    fn make(&self, _caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+        let nsems = attributes.get("nsems").unwrap_or(1);
+        let Ok(count) = i32::try_from(nsems) else {
+            return Err(Error::because(Errno::EINVAL, format!("nsems={nsems} is too many")));
+        };
+        sys::get(key, count, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
+        Ok(())
+    }
+
+    fn remove(&self, id: i32) -> Result<()> {
+        Ok(sys::remove(id)?)
+    }
+
+    fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
+        Arc::new(Set { kind: self, id })
+    }
+}
+
+/// A set.
+struct Set {
+    kind: Arc<Sets>,
+    id: i32,
+}
+
+impl Set {
+    /// Opens the set's own file, or `try`, which never waits.
+    fn opened(&self, how: &How, patient: bool) -> Opened {
+        let io = if how.write { Io::Messages } else { Io::Direct };
+        let handle = OpenSet {
+            kind: Arc::clone(&self.kind),
+            id: self.id,
+            patient,
+            seekable: !how.write,
+            text: Mutex::default(),
+        };
+        Opened { handle: Arc::new(handle), io }
+    }
+
+    /// One of the set's semaphores, to be held.
+    fn unit(&self, index: i64) -> Result<Arc<Unit>> {
+        match u16::try_from(index) {
+            Ok(index) if usize::from(index) < count(self.id)? => {
+                let holds = self.kind.units.get_or((self.id, index), Holds::default(), |_| true);
+                Ok(Arc::new(Unit { kind: Arc::clone(&self.kind), id: self.id, index, holds }))
+            }
+            _ => fail(Errno::EFBIG),
+        }
+    }
+}
+
+impl Object for Set {
+    fn attr(&self) -> Result<Attr> {
+        self.kind.attr(self.id).map_err(super::absent)
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+        if change.size.is_some() {
+            return Err(Error::because(Errno::EINVAL, "a set of semaphores has no length"));
+        }
+        let mut set = sys::stat(self.id)?;
+        let mut perm = set.sem_perm;
+        change_perm(caller, &mut perm, change, |perm| {
+            set.sem_perm = *perm;
+            Ok(sys::set(self.id, &set)?)
+        })
+    }
+
+    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+        how.verify(&self.attr()?)?;
+        Ok(self.opened(how, true))
+    }
+
+    fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
+        Some(Arc::new(ControlDir::new(self, CONTROLS)))
+    }
+
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { waits: Some(Waits::SystemVSemaphores(self.id)), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        for (index, value) in values(self.id)?.into_iter().enumerate() {
+            let about = |what| sys::about(self.id, index, what);
+            let about = |what| about(what).map_err(|errno| removed(self.id, errno));
+            let pid = self.kind.actors.shown(self.id, index as u32, about(libc::GETPID)?);
+            let waiting = about(libc::GETNCNT)? + about(libc::GETZCNT)?;
+            if value != 0 || waiting != 0 || !gone(i64::from(pid)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some("all values are 0, nobody waits, who used it last has ended"))
+    }
+
+    fn status(&self) -> Result<Fields> {
+        let set = sys::stat(self.id)?;
+        let values = values(self.id)?;
+        let (mut pids, mut ncounts, mut zcounts) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..values.len() {
+            let about = |what| sys::about(self.id, index, what);
+            let about = |what| about(what).map_err(|errno| removed(self.id, errno));
+            let pid = self.kind.actors.shown(self.id, index as u32, about(libc::GETPID)?);
+            pids.push(i128::from(pid));
+            ncounts.push(i128::from(about(libc::GETNCNT)?));
+            zcounts.push(i128::from(about(libc::GETZCNT)?));
+        }
+        Ok(perm_status(&set.sem_perm, self.id)
+            .number("nsems", set.sem_nsems)
+            .numbers("semval", values.into_iter().map(i128::from))
+            .numbers("sempid", pids)
+            .numbers("semncnt", ncounts)
+            .numbers("semzcnt", zcounts)
+            .number("otime", set.sem_otime)
+            .number("ctime", set.sem_ctime))
+    }
+}
+
+/// The indices of a set.
+fn indices(set: &Set) -> Result<Vec<i64>> {
+    Ok((0..count(set.id)? as i64).collect())
+}
+
+/// `ctl/sysv/sem/KEY/`.
+const CONTROLS: &[Control<Set>] = &[
+    Control {
+        name: "status",
+        access: Access::Read,
+        about: "what is known of the set and, in the order of their indices, of its semaphores",
+        serve: Serve::Sh(Set::status),
+    },
+    Control {
+        name: "status.json",
+        access: Access::Read,
+        about: "the same as JSON",
+        serve: Serve::Json(Set::status),
+    },
+    control::users(),
+    control::waiters(),
+    Control {
+        name: "try",
+        access: Access::Write,
+        about: "as the set, but EAGAIN instead of waiting",
+        serve: Serve::Open(|set, _, how| Ok(set.opened(how, false))),
+    },
+    Control {
+        name: "hold",
+        access: Access::Alter,
+        about: "hold/I: a lock that survives a crash: opening waits for one of semaphore I and \
+                takes it, the last close gives it back",
+        serve: Serve::Numbers {
+            valid: 0..=u16::MAX as i64,
+            listed: indices,
+            open: |set, index, cx, _| hold::hold(set.unit(index)?, cx),
+        },
+    },
+    Control {
+        name: "tryhold",
+        access: Access::Alter,
+        about: "tryhold/I: as hold/I, but EAGAIN instead of waiting",
+        serve: Serve::Numbers {
+            valid: 0..=u16::MAX as i64,
+            listed: indices,
+            open: |set, index, cx, _| hold::try_hold(set.unit(index)?, cx),
+        },
+    },
+];
+
+/// A semaphore of a set, as something to hold.
+struct Unit {
+    kind: Arc<Sets>,
+    id: i32,
+    index: u16,
+    holds: Arc<Holds>,
+}
+
+impl Unit {
+    fn add(&self, change: i16, caller: Caller, wait: Wait) -> Result<()> {
+        self.kind.operate(self.id, &[Step { index: self.index, change }], caller, wait)
+    }
+}
+
+impl Lock for Unit {
+    fn take(&self, caller: Caller, wait: Wait) -> Result<()> {
+        self.add(-1, caller, wait)
+    }
+
+    fn give_back(&self, caller: Caller) {
+        if let Err(error) = self.add(1, caller, Wait::Try) {
+            log::debug!("a held unit could not be given back: {error}");
+        }
+    }
+
+    fn holds(&self) -> &Holds {
+        &self.holds
+    }
+}
+
+/// An open set.
+struct OpenSet {
+    kind: Arc<Sets>,
+    id: i32,
+    /// Whether it waits; else it is `try`.
+    patient: bool,
+    /// Whether the file has a position: it is open for reading alone.
+    seekable: bool,
+    text: Mutex<ValueText>,
+}
+
+impl Handle for OpenSet {
+    fn attr(&self) -> Option<Result<Attr>> {
+        // A file of ctl/ has attributes of its own.
+        let attr = || self.kind.attr(self.id).map_err(|error| removed(self.id, error.errno()));
+        self.patient.then(attr)
+    }
+
+    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+        self.patient.then(|| fail(Errno::EINVAL))
+    }
+
+    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let text = || {
+            let values: Vec<_> = values(self.id)?.iter().map(ToString::to_string).collect();
+            Ok(format!("{}\n", values.join(" ")).into_bytes())
+        };
+        self.text.lock().read(self.seekable.then_some(at), size, out, text)
+    }
+
+    fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        let operation = grammar::parse(data)?;
+        let wait = if self.patient { cx.wait } else { Wait::Try };
+        match self.kind.apply(self.id, &operation, cx.caller, wait) {
+            Err(error) if error.would_block() && !self.patient => return Err(Error::not_now()),
+            outcome => outcome?,
+        }
+        *done = data.len();
+        Ok(())
+    }
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    use super::Step;
+    use crate::error::Errno;
+    use crate::vfs::Wait;
+
+    /// linux/sem.h; libc does not have it.
+    const SEM_STAT_ANY: i32 = 20;
+
+    /// semget(2).
+    pub(super) fn get(key: i32, nsems: i32, flags: i32) -> Result<i32, Errno> {
+        // SAFETY: takes three integers.
+        Errno::result(unsafe { libc::semget(key, nsems, flags) })
+    }
+
+    /// What is known of a set; needs no permission.
+    pub(super) fn stat(id: i32) -> Result<libc::semid_ds, Errno> {
+        // SAFETY: all zeroes is a valid semid_ds, which the kernel fills in.
+        let (found, set) = unsafe {
+            let mut set: libc::semid_ds = std::mem::zeroed();
+            (Errno::result(libc::semctl(id, 0, SEM_STAT_ANY, &raw mut set))?, set)
+        };
+        // It goes by the place in the table and says which set it has found there.
+        if found == id { Ok(set) } else { Err(Errno::EIDRM) }
+    }
+
+    /// `IPC_SET`: mode and owner.
+    pub(super) fn set(id: i32, set: &libc::semid_ds) -> Result<(), Errno> {
+        // SAFETY: the kernel reads from it.
+        let done = unsafe { libc::semctl(id, 0, libc::IPC_SET, std::ptr::from_ref(set)) };
+        Errno::result(done).map(drop)
+    }
+
+    /// `IPC_RMID`.
+    pub(super) fn remove(id: i32) -> Result<(), Errno> {
+        // SAFETY: the kernel looks at no fourth argument.
+        Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
+    }
+
+    /// `GETALL` of a set of so many semaphores.
+    pub(super) fn values(id: i32, nsems: usize) -> Result<Vec<u16>, Errno> {
+        let mut values = vec![0_u16; nsems];
+        // SAFETY: the kernel writes as many values as the set has, which never changes; the
+        // identifier's sequence number tells the set from those that come after it.
+        let done = unsafe { libc::semctl(id, 0, libc::GETALL, values.as_mut_ptr()) };
+        Errno::result(done).map(|_| values)
+    }
+
+    /// `SETALL`.
+    pub(super) fn set_all(id: i32, values: &[u16]) -> Result<(), Errno> {
+        // SAFETY: the kernel reads as many values as the set has, and so many there are; as above.
+        let done = unsafe { libc::semctl(id, 0, libc::SETALL, values.as_ptr()) };
+        Errno::result(done).map(drop)
+    }
+
+    /// `SETVAL`.
+    pub(super) fn set_one(id: i32, index: u16, value: u16) -> Result<(), Errno> {
+        let (index, value) = (i32::from(index), libc::c_long::from(value));
+        // SAFETY: takes integers.
+        Errno::result(unsafe { libc::semctl(id, index, libc::SETVAL, value) }).map(drop)
+    }
+
+    /// `GETPID`, `GETNCNT`, `GETZCNT`.
+    pub(super) fn about(id: i32, index: usize, what: i32) -> Result<i32, Errno> {
+        // SAFETY: takes integers.
+        Errno::result(unsafe { libc::semctl(id, index as i32, what) })
+    }
+
+    /// semop(2).
+    pub(super) fn operate(id: i32, steps: &[Step], wait: Wait) -> Result<(), Errno> {
+        let flags = if wait == Wait::Try { libc::IPC_NOWAIT } else { 0 } as i16;
+        let operation =
+            |step: &Step| libc::sembuf { sem_num: step.index, sem_op: step.change, sem_flg: flags };
+        let mut operations: Vec<_> = steps.iter().map(operation).collect();
+        // SAFETY: the kernel reads as many operations as there are.
+        let done = unsafe { libc::semop(id, operations.as_mut_ptr(), operations.len()) };
+        Errno::result(done).map(drop)
+    }
+}

@@ -1,0 +1,444 @@
+//! `sysv/shm/KEY`: System V shared memory segments, `shmget(KEY)` (`sysvipc(7)`).
+//!
+//! | operation | effect |
+//! | --- | --- |
+//! | `read`, `write`, `lseek` | as of a file; the size is fixed: a write is cut at the end, one that starts there is `ENOSPC` |
+//! | `mmap` | shares the pages with every process that has the segment through `shmat(2)` |
+//! | `truncate` to its size | nothing; another size is `EINVAL` |
+//! | times | last `shmat`, last `shmdt`, last change |
+//!
+//! # Birth
+//!
+//! The kernel fixes a segment's size when it is made, while a file is made first and gets its size
+//! afterwards. So `open` with `O_CREAT` makes a segment of one page at once, and the first thing
+//! that this open file is used for ([`super::fresh`]) may replace it by one of another size.
+//!
+//! # Open files
+//!
+//! An open file is an attachment (`nattch`), so that a segment that is removed lives on until it is
+//! closed, listed as `id-N` with `status=dest`. A mapping is the kernel's own business and counts
+//! as none once the file is closed; it keeps its pages all the same.
+//!
+//! Data goes to and from the segment's own file, which is reached through `/proc/self/map_files`
+//! (`proc_pid_map_files(5)`). Where that is not permitted or the segment is one of huge pages, it
+//! goes by way of the attachment, with `process_vm_readv(2)` and `process_vm_writev(2)`, which do not
+//! end in a signal when there is no memory; shared mappings through the mount are refused then.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::Whence;
+
+use super::actors::Actors;
+use super::fresh::Fresh;
+use super::{Family, Objects, Times, absent, change_perm, perm_attr, perm_status};
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::{Attributes, Options, Profile};
+use crate::status::Fields;
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
+};
+
+/// The kind's profile.
+pub const PROFILE: Profile = Profile {
+    path: "sysv/shm",
+    about: "System V shared memory segments",
+    // A mapping hangs on the inode, and the backing file's id as well.
+    children: Children::Stable,
+    attributes: &["size"],
+    open: |options: &Options| Objects::open(Segments::default(), options),
+};
+
+/// The size of a segment that is made without one: a page.
+pub(super) const PAGE: u64 = 4096;
+
+/// The segments of the current IPC namespace.
+#[derive(Default)]
+pub struct Segments {
+    actors: Actors,
+}
+
+/// What [`Actors`] are asked for.
+const CREATOR: u32 = 0;
+const LAST: u32 = 1;
+
+impl Segments {
+    fn note(&self, id: i32, what: u32, caller: Caller) {
+        self.actors.note(id, what, caller, |id| sys::stat(id).is_ok());
+    }
+
+    /// Makes a segment. Called under the caller's ids.
+    pub(super) fn new_segment(
+        &self,
+        caller: Caller,
+        key: i32,
+        mode: u32,
+        size: u64,
+    ) -> Result<i32> {
+        let flags = libc::IPC_CREAT | libc::IPC_EXCL | mode as i32;
+        let id = sys::get(key, size, flags).map_err(|errno| match errno {
+            Errno::EINVAL => Error::because(
+                Errno::EINVAL,
+                format!("a segment has from 1 to kernel.shmmax bytes; this would have {size}"),
+            ),
+            Errno::ENOSPC => Error::because(
+                Errno::ENOSPC,
+                "there are kernel.shmmni segments, or they have kernel.shmall pages, already",
+            ),
+            errno => errno.into(),
+        })?;
+        self.note(id, CREATOR, caller);
+        Ok(id)
+    }
+}
+
+impl Family for Segments {
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    fn table(&self) -> &'static str {
+        "/proc/sysvipc/shm"
+    }
+
+    fn id_of(&self, key: i32) -> Result<i32> {
+        Ok(sys::get(key, 0, 0)?)
+    }
+
+    fn attr(&self, id: i32) -> Result<Attr> {
+        Ok(segment_attr(&sys::stat(id)?, id))
+    }
+
+    fn make(&self, caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+        let size = attributes.get("size").unwrap_or(PAGE);
+        self.new_segment(caller, key, mode, size).map(drop)
+    }
+
+    fn remove(&self, id: i32) -> Result<()> {
+        Ok(sys::remove(id)?)
+    }
+
+    fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
+        Arc::new(Segment { kind: self, id })
+    }
+}
+
+pub(super) fn segment_attr(segment: &libc::shmid_ds, id: i32) -> Attr {
+    let (read, write, change) = (segment.shm_atime, segment.shm_dtime, segment.shm_ctime);
+    perm_attr(&segment.shm_perm, id, segment.shm_segsz as u64, Times { read, write, change })
+}
+
+/// A segment.
+struct Segment {
+    kind: Arc<Segments>,
+    id: i32,
+}
+
+/// Refuses what the kernel has no way of doing.
+pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
+    if size == segment.shm_segsz as u64 {
+        return Ok(());
+    }
+    Err(Error::because(
+        Errno::EINVAL,
+        format!(
+            "a segment keeps the size that it was made with, {} bytes; remove it and make it anew",
+            segment.shm_segsz
+        ),
+    ))
+}
+
+impl Object for Segment {
+    fn attr(&self) -> Result<Attr> {
+        self.kind.attr(self.id).map_err(absent)
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+        let mut segment = sys::stat(self.id)?;
+        if let Some(size) = change.size {
+            check_size(&segment, size)?;
+        }
+        let mut perm = segment.shm_perm;
+        change_perm(caller, &mut perm, change, |perm| {
+            segment.shm_perm = *perm;
+            Ok(sys::set(self.id, &segment)?)
+        })
+    }
+
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
+        how.verify(&self.attr()?)?;
+        if how.created {
+            let fresh = Fresh::new(Arc::clone(&self.kind), self.id, cx.caller);
+            return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
+        }
+        let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write)?;
+        let io = file.file.clone().map_or(Io::Direct, Io::Mapped);
+        Ok(Opened { handle: Arc::new(file), io })
+    }
+
+    fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
+        Some(Arc::new(ControlDir::new(self, CONTROLS)))
+    }
+
+    fn id(&self) -> Option<ObjectId> {
+        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+    }
+
+    fn traces(&self) -> Result<Traces> {
+        Ok(Traces { segment: Some(self.id), ..Traces::default() })
+    }
+
+    fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
+        let segment = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let last = [actor(CREATOR, segment.shm_cpid), actor(LAST, segment.shm_lpid)];
+        let idle = segment.shm_nattch == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
+        Ok(idle.then_some("attached nowhere, its creator and its last user have ended"))
+    }
+
+    fn status(&self) -> Result<Fields> {
+        let segment = sys::stat(self.id)?;
+        let mode = u32::from(segment.shm_perm.mode);
+        let status = match (mode & sys::DEST != 0, mode & sys::LOCKED != 0) {
+            (true, true) => "dest,locked",
+            (true, false) => "dest",
+            (false, true) => "locked",
+            (false, false) => "",
+        };
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        Ok(perm_status(&segment.shm_perm, self.id)
+            .number("size", segment.shm_segsz as u64)
+            .number("nattch", segment.shm_nattch)
+            .text("status", status)
+            .number("cpid", actor(CREATOR, segment.shm_cpid))
+            .number("lpid", actor(LAST, segment.shm_lpid))
+            .number("atime", segment.shm_atime)
+            .number("dtime", segment.shm_dtime)
+            .number("ctime", segment.shm_ctime))
+    }
+}
+
+/// `ctl/sysv/shm/KEY/`.
+const CONTROLS: &[Control<Segment>] = &[
+    Control {
+        name: "status",
+        access: Access::Read,
+        about: "what is known of the segment, as name=value lines",
+        serve: Serve::Sh(Segment::status),
+    },
+    Control {
+        name: "status.json",
+        access: Access::Read,
+        about: "the same as JSON",
+        serve: Serve::Json(Segment::status),
+    },
+    control::users(),
+];
+
+/// A segment, open.
+pub(super) struct SegmentFile {
+    id: i32,
+    attachment: sys::Attachment,
+    size: u64,
+    /// The segment's own file, where it is to be had.
+    file: Option<Arc<OwnedFd>>,
+}
+
+impl SegmentFile {
+    /// Attaches a segment.
+    pub(super) fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
+        let attachment = sys::Attachment::new(id, write)?;
+        kind.note(id, LAST, caller);
+        // What it is cannot change any more.
+        let size = sys::stat(id)?.shm_segsz as u64;
+        let file = own_file(attachment.address(), size, write);
+        Ok(Self { id, attachment, size, file })
+    }
+
+    /// Its size in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The file behind an attachment at `address`, if this process may open it and it takes read(2) and
+/// write(2).
+fn own_file(address: usize, size: u64, write: bool) -> Option<Arc<OwnedFd>> {
+    /// linux/magic.h: `TMPFS_MAGIC`; huge pages are elsewhere, and their files take no write(2).
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let end = address + size.next_multiple_of(PAGE) as usize;
+    let path = format!("/proc/self/map_files/{address:x}-{end:x}");
+    let flags = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let file = nix::fcntl::open(&*path, flags | OFlag::O_CLOEXEC, Mode::empty());
+    match file {
+        Ok(file) => {
+            let magic = nix::sys::statfs::fstatfs(&file).ok()?.filesystem_type().0;
+            (magic == TMPFS_MAGIC).then(|| Arc::new(file))
+        }
+        Err(errno) => {
+            log::debug!("{path}: {}", errno.desc());
+            None
+        }
+    }
+}
+
+impl Handle for SegmentFile {
+    fn attr(&self) -> Option<Result<Attr>> {
+        let attr = sys::stat(self.id).map(|segment| segment_attr(&segment, self.id));
+        Some(attr.map_err(Error::new))
+    }
+
+    fn truncate(&self, size: u64) -> Option<Result<()>> {
+        let checked = sys::stat(self.id).map_err(Error::new);
+        Some(checked.and_then(|segment| check_size(&segment, size)))
+    }
+
+    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let room = self.size.saturating_sub(at).min(size as u64) as usize;
+        let start = out.len();
+        out.resize(start + room, 0);
+        let outcome = match &self.file {
+            Some(file) => pread(file.as_fd(), &mut out[start..], at as i64),
+            None => self.attachment.read(at as usize, &mut out[start..]),
+        };
+        out.truncate(start + *outcome.as_ref().unwrap_or(&0));
+        Ok(outcome.map(drop)?)
+    }
+
+    fn write(&self, _cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        let room = self.size.saturating_sub(at.saturating_add(*done as u64));
+        let end = data.len().min(done.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
+        if room == 0 && *done < data.len() {
+            return Err(Error::because(
+                Errno::ENOSPC,
+                format!("the segment ends at {} bytes and cannot grow", self.size),
+            ));
+        }
+        while *done < end {
+            let from = at + *done as u64;
+            let written = match &self.file {
+                Some(file) => pwrite(file.as_fd(), &data[*done..end], from as i64)?,
+                None => self.attachment.write(from as usize, &data[*done..end])?,
+            };
+            if written == 0 {
+                return fail(Errno::EIO);
+            }
+            *done += written;
+        }
+        Ok(())
+    }
+
+    fn seek(&self, offset: i64, whence: i32) -> Result<i64> {
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return fail(Errno::EINVAL),
+        };
+        match &self.file {
+            // It moves this descriptor's position, which nothing else goes by.
+            Some(file) => Ok(nix::unistd::lseek(file.as_fd(), offset, whence)?),
+            None if offset < 0 || offset as u64 >= self.size => fail(Errno::ENXIO),
+            None if matches!(whence, Whence::SeekData) => Ok(offset),
+            None => Ok(self.size as i64),
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+pub(super) mod sys {
+    use std::io::{IoSlice, IoSliceMut};
+
+    use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+    use nix::unistd::Pid;
+
+    use crate::error::Errno;
+
+    /// linux/shm.h; libc does not have it.
+    const SHM_STAT_ANY: i32 = 15;
+    /// In the mode: to be destroyed after the last detach; locked in memory.
+    pub(in super::super) const DEST: u32 = 0o1000;
+    pub(in super::super) const LOCKED: u32 = 0o2000;
+
+    /// shmget(2).
+    pub(in super::super) fn get(key: i32, size: u64, flags: i32) -> Result<i32, Errno> {
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: takes three integers.
+        Errno::result(unsafe { libc::shmget(key, size, flags) })
+    }
+
+    /// What is known of a segment; needs no permission.
+    pub(in super::super) fn stat(id: i32) -> Result<libc::shmid_ds, Errno> {
+        // SAFETY: all zeroes is a valid shmid_ds, which the kernel fills in.
+        let (found, segment) = unsafe {
+            let mut segment: libc::shmid_ds = std::mem::zeroed();
+            (Errno::result(libc::shmctl(id, SHM_STAT_ANY, &raw mut segment))?, segment)
+        };
+        // It goes by the place in the table and says which segment it has found there.
+        if found == id { Ok(segment) } else { Err(Errno::EIDRM) }
+    }
+
+    /// `IPC_SET`: mode and owner.
+    pub(super) fn set(id: i32, segment: &libc::shmid_ds) -> Result<(), Errno> {
+        let mut segment = *segment;
+        // SAFETY: the kernel reads from the copy.
+        Errno::result(unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut segment) }).map(drop)
+    }
+
+    /// `IPC_RMID`.
+    pub(in super::super) fn remove(id: i32) -> Result<(), Errno> {
+        // SAFETY: the kernel looks at no pointer.
+        let done = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+        Errno::result(done).map(drop)
+    }
+
+    /// The longest segment that may be made: `kernel.shmmax`.
+    pub(in super::super) fn longest() -> u64 {
+        // linux/shm.h, `struct shminfo64`; libc does not have it. The first number is shmmax.
+        let mut info = [0_u64; 9];
+        // SAFETY: IPC_INFO fills in nine unsigned longs.
+        let done = unsafe { libc::shmctl(0, libc::IPC_INFO, info.as_mut_ptr().cast()) };
+        if done < 0 { u64::MAX } else { info[0] }
+    }
+
+    /// A segment in this process's memory. Nothing here refers to that memory: it is copied from and
+    /// to by the kernel, at which others may write at the same time.
+    pub(super) struct Attachment(usize);
+
+    impl Attachment {
+        /// shmat(2).
+        pub(super) fn new(id: i32, write: bool) -> Result<Self, Errno> {
+            let flags = if write { 0 } else { libc::SHM_RDONLY };
+            // SAFETY: the kernel chooses a free address.
+            let address = unsafe { libc::shmat(id, std::ptr::null(), flags) };
+            if address as isize == -1 { Err(Errno::last()) } else { Ok(Self(address as usize)) }
+        }
+
+        pub(super) fn address(&self) -> usize {
+            self.0
+        }
+
+        /// Copies from `at` on; the caller keeps the bounds.
+        pub(super) fn read(&self, at: usize, data: &mut [u8]) -> Result<usize, Errno> {
+            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
+            process_vm_readv(Pid::this(), &mut [IoSliceMut::new(data)], &[there])
+        }
+
+        /// Copies to `at` on; the caller keeps the bounds.
+        pub(super) fn write(&self, at: usize, data: &[u8]) -> Result<usize, Errno> {
+            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
+            process_vm_writev(Pid::this(), &[IoSlice::new(data)], &[there])
+        }
+    }
+
+    impl Drop for Attachment {
+        fn drop(&mut self) {
+            // SAFETY: this is where the segment is attached, and nobody else detaches it.
+            unsafe { libc::shmdt(self.0 as *const libc::c_void) };
+        }
+    }
+}

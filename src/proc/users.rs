@@ -1,0 +1,129 @@
+//! Which processes have an object open, mapped or attached.
+
+use std::collections::BTreeSet;
+
+use super::{Targets, command, descriptor, numbers, processes};
+use crate::error::Result;
+use crate::vfs::{Cx, FileId, Object};
+
+/// `PID<TAB>COMMAND`, a line each.
+pub fn list(object: &dyn Object, cx: &Cx) -> Result<Vec<u8>> {
+    let targets = Targets::new([object]);
+    cx.caller.act(|| {
+        let users = find(&targets)?.pop().unwrap_or_default();
+        let line = |pid: &u32| format!("{pid}\t{}\n", command(*pid));
+        Ok(users.iter().map(line).collect::<String>().into_bytes())
+    })
+}
+
+/// The processes that use each of `targets`.
+pub fn find(targets: &Targets) -> Result<Vec<BTreeSet<u32>>> {
+    let mut users = vec![BTreeSet::new(); targets.len()];
+    let mappable = targets
+        .all
+        .iter()
+        .any(|target| target.traces.segment.is_some() || target.traces.file.is_some())
+        || !targets.files.is_empty();
+    for pid in processes()? {
+        for fd in descriptors(pid) {
+            if let Some(index) =
+                descriptor(targets, pid, fd).and_then(|file| targets.files.get(&file))
+            {
+                users[*index].insert(pid);
+            }
+        }
+        if mappable {
+            let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+            for mapping in mappings(&maps) {
+                if let Some(index) = mapping.object(targets) {
+                    users[index].insert(pid);
+                }
+            }
+        }
+    }
+    Ok(users)
+}
+
+/// The open descriptors of a process; of one whose first thread has ended, those of the others.
+fn descriptors(pid: u32) -> Vec<u32> {
+    let first = numbers(format!("/proc/{pid}/fd")).unwrap_or_default();
+    if !first.is_empty() {
+        return first;
+    }
+    let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+    let of = |thread| numbers(format!("/proc/{pid}/task/{thread}/fd")).unwrap_or_default();
+    threads.into_iter().map(of).find(|open| !open.is_empty()).unwrap_or_default()
+}
+
+/// A line of /proc/PID/maps.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mapping<'a> {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    file: FileId,
+    path: &'a [u8],
+}
+
+impl Mapping<'_> {
+    /// Which of `targets` is mapped here.
+    pub(super) fn object(&self, targets: &Targets) -> Option<usize> {
+        // A segment's file is named after its key and has its identifier for a number.
+        if self.path.starts_with(b"/SYSV") {
+            let segment = i32::try_from(self.file.inode).ok()?;
+            return targets.segments.get(&segment).copied();
+        }
+        targets.files.get(&self.file).copied()
+    }
+}
+
+/// The files that are mapped in a process.
+pub(super) fn mappings(maps: &[u8]) -> impl Iterator<Item = Mapping<'_>> {
+    maps.split(|byte| *byte == b'\n').filter_map(mapping)
+}
+
+/// Understands `7f1c-7f1d rw-s 00000000 00:18 5    /dev/shm/name`.
+fn mapping(line: &[u8]) -> Option<Mapping<'_>> {
+    let mut fields = line.splitn(6, |byte| *byte == b' ');
+    let mut text = || std::str::from_utf8(fields.next()?).ok();
+    let (start, end) = text()?.split_once('-')?;
+    let (_permissions, _offset) = (text()?, text()?);
+    let (major, minor) = text()?.split_once(':')?;
+    let inode = text()?.parse().ok()?;
+    // A segment may have the number 0; what else has it is no file.
+    let path = fields.next().unwrap_or_default().trim_ascii_start();
+    if !path.starts_with(b"/") {
+        return None;
+    }
+    let hex = |digits| u32::from_str_radix(digits, 16).ok();
+    let device = libc::makedev(hex(major)?, hex(minor)?);
+    Some(Mapping {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(end, 16).ok()?,
+        file: FileId { device, inode },
+        path,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_lines_are_understood() {
+        let text = b"7f00-7f01 rw-s 00000000 00:18 5                  /dev/shm/a b\n\
+            7f02-7f03 rw-s 00000000 00:01 0              /SYSV000004d2 (deleted)\n\
+            7f04-7f05 rw-p 00000000 00:00 0                  [heap]\n\
+            nonsense\n\n";
+        let found: Vec<_> = mappings(text).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            (found[0].start, found[0].end, found[0].path),
+            (0x7f00, 0x7f01, &b"/dev/shm/a b"[..])
+        );
+        assert_eq!(found[0].file, FileId { device: libc::makedev(0, 0x18), inode: 5 });
+        let mut targets = Targets::new([]);
+        targets.segments.insert(0, 3);
+        assert_eq!(found[1].object(&targets), Some(3));
+        assert_eq!(found[0].object(&targets), None);
+    }
+}
