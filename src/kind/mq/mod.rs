@@ -11,17 +11,21 @@
 //! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
 //! message queue descriptor.
 
+mod account;
+
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
+use self::account::Account;
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -43,6 +47,7 @@ pub const PROFILE: Profile = Profile {
 pub struct Queues {
     dir: FsDir,
     options: Options,
+    account: Account,
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
@@ -57,7 +62,11 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
             )
         })?,
     };
-    Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
+    Ok(Arc::new(Queues {
+        dir: FsDir::new(dir),
+        options: options.clone(),
+        account: Account::default(),
+    }))
 }
 
 impl Kind for Queues {
@@ -72,10 +81,115 @@ impl Kind for Queues {
                 msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
             )),
         };
-        let name = fsdir::c_name(name)?;
-        caller.act(|| Ok(sys::create(&name, mode, size)?))
+        let cost = match size {
+            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
+            // The defaults are cut to what is permitted.
+            None => account::cost(
+                smaller("msg_default", "msg_max")?,
+                smaller("msgsize_default", "msgsize_max")?,
+            ),
+        };
+        let c_name = fsdir::c_name(name)?;
+        let there = || self.idents();
+        // A name that is taken is so whatever the queue would cost.
+        if self.dir.stat(name).is_err() {
+            account::check(&self.account, caller, cost, there)?;
+        }
+        caller
+            .act(|| Ok(sys::create(&c_name, mode, size)?))
+            .map_err(|error| self.explain(error, caller, size, cost))?;
+        if let Ok(attr) = self.dir.stat(name) {
+            self.account.add(caller.uid, attr.ident, cost);
+        }
+        Ok(())
+    }
+
+    fn limits(&self, caller: Caller) -> Vec<Limit> {
+        let mut limits = Vec::new();
+        let Ok(there) = self.idents() else { return limits };
+        if let Ok(most) = sysctl("fs/mqueue/queues_max") {
+            limits.push(Limit::used("mq_queues", most, there.len() as u64));
+        }
+        for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
+            limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
+        }
+        // The caller's own; root's is the daemon's, which all that is made through the mount counts
+        // against.
+        let used = match caller.uid {
+            0 => self.total(),
+            uid => self.account.used(uid, &there).1,
+        };
+        let max = if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) };
+        limits.push(Limit { name: "mq_bytes", max, used: Some(used) });
+        limits
     }
 }
+
+/// The smaller one of two numbers of the queues' configuration.
+fn smaller(one: &str, other: &str) -> Result<u64> {
+    let number = |name| sysctl(&format!("fs/mqueue/{name}"));
+    Ok(number(one)?.min(number(other)?))
+}
+
+impl Queues {
+    /// The inode numbers of all queues.
+    fn idents(&self) -> Result<HashSet<u64>> {
+        Ok(self.dir.list()?.into_iter().map(|entry| entry.ident).collect())
+    }
+
+    /// What all queues together cost.
+    fn total(&self) -> u64 {
+        self.costs().into_iter().sum()
+    }
+
+    fn costs(&self) -> Vec<u64> {
+        let cost = |entry: DirEntry| {
+            let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+            let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
+            Some(account::cost(maxmsg as u64, msgsize as u64))
+        };
+        self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect()
+    }
+
+    /// Says which limit a queue that could not be made was over.
+    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>, cost: u64) -> Error {
+        let limit = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
+        let sentence = match (error.errno(), size) {
+            (Errno::EMFILE, _) => {
+                let costs = self.costs();
+                let used = (costs.len(), costs.iter().sum());
+                let whose = "the daemon, which queues made through the mount count against,";
+                let error = account::exceeded(whose, sys::own_limit().unwrap_or(0), cost, used);
+                let sentence = error.what().unwrap_or_default();
+                format!("{sentence}; those of other IPC namespaces count as well")
+            }
+            (Errno::ENOSPC, _) => {
+                let there = self.idents().map_or(0, |there| there.len());
+                let most = limit("queues_max");
+                format!("there are {there} queues; fs.mqueue.queues_max is {most}")
+            }
+            (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
+                let (msg_max, msgsize_max) = (limit("msg_max"), limit("msgsize_max"));
+                // Root may go beyond, up to what is built in.
+                let (msg_max, msgsize_max) = match caller.uid {
+                    0 => (HARD_MSGMAX.max(msg_max), HARD_MSGSIZEMAX.max(msgsize_max)),
+                    _ => (msg_max, msgsize_max),
+                };
+                format!(
+                    "maxmsg={maxmsg} must be 1 to {msg_max} (fs.mqueue.msg_max) and \
+                     msgsize={msgsize} 1 to {msgsize_max} (fs.mqueue.msgsize_max)"
+                )
+            }
+            _ => return error,
+        };
+        Error::because(error.errno(), sentence)
+    }
+}
+
+/// What root may go up to whatever the configuration says (linux/ipc_namespace.h, `HARD_MSGMAX`,
+/// `HARD_MSGSIZEMAX`).
+const HARD_MSGMAX: u64 = 65_536;
+const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 
 impl Dir for Queues {
     fn attr(&self) -> Result<Attr> {
@@ -436,6 +550,13 @@ mod sys {
     pub(super) fn default(name: &str) -> Outcome<i64> {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/mqueue/{name}"))?;
         text.trim().parse().map_err(|_| Errno::EIO.into())
+    }
+
+    /// What the daemon's user may spend on queues; `None` for all they like.
+    pub(super) fn own_limit() -> Option<u64> {
+        use nix::sys::resource::{Resource, getrlimit};
+        let (limit, _) = getrlimit(Resource::RLIMIT_MSGQUEUE).ok()?;
+        (limit != libc::RLIM_INFINITY).then_some(limit)
     }
 
     /// Makes a queue; `attributes` are the number of messages and their size, or the defaults.
