@@ -318,9 +318,9 @@ fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
     }
 }
 
-/// As many descriptors and queues as the administrator permits.
+/// As many descriptors and queues, and as large files, as the administrator permits.
 fn raise_limits() {
-    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE] {
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE, Resource::RLIMIT_FSIZE] {
         if let Ok((soft, hard)) = getrlimit(resource) {
             let unlimited = libc::RLIM_INFINITY;
             let msgqueue = resource == Resource::RLIMIT_MSGQUEUE;
@@ -346,8 +346,8 @@ fn warn_of_timeouts() {
     }
 }
 
-/// Blocks the signals that end the daemon, and the one that ends a worker's wait, in this thread
-/// and all that it starts.
+/// Blocks the signals that end the daemon, the one that ends a worker's wait and the one that says
+/// what an errno says as well, in this thread and all that it starts.
 fn block_signals() -> SigSet {
     let mut ending = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -355,6 +355,8 @@ fn block_signals() -> SigSet {
     }
     let mut blocked = ending;
     blocked.add(Signal::SIGUSR1);
+    // Shared memory above RLIMIT_FSIZE is to be EFBIG for its maker, not the daemon's end.
+    blocked.add(Signal::SIGXFSZ);
     let _ = blocked.thread_block();
     ending
 }

@@ -105,10 +105,10 @@ fn own_directory(path: &Path, mode: u32) -> Result<OwnedFd> {
         Ok(dir) => dir,
         Err(errno) => {
             let linked = fs::symlink_metadata(path).is_ok_and(|data| data.is_symlink());
-            return Err(match linked {
-                true => refuse(Errno::ELOOP, "is a symbolic link; give the directory itself"),
-                false => refuse(errno, &format!("cannot be opened: {}", errno.desc())),
-            });
+            if linked {
+                return Err(refuse(Errno::ELOOP, "is a symbolic link; give the directory itself"));
+            }
+            return Err(refuse(errno, &format!("cannot be opened: {}", errno.desc())));
         }
     };
     let attr = fsdir::attr(&nix::sys::stat::fstat(&dir)?);
