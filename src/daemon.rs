@@ -144,7 +144,8 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 }
 
 fn is_dead(mountpoint: &Path) -> bool {
-    matches!(nix::sys::stat::stat(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+    // The root's attributes may be cached; this is asked for each time.
+    matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.
@@ -277,7 +278,7 @@ fn report(passthrough: crate::error::Result<()>, asked: bool) {
 
 fn config(source: String, options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.mount_options = options.flags.clone();
+    config.mount_options.clone_from(&options.flags);
     config.mount_options.extend([
         MountOption::FSName(source),
         // As an option of its own: fuser passes it to fusermount3, but not to mount(2).
@@ -340,9 +341,8 @@ fn block_signals() -> SigSet {
 /// Unmounts at the first signal and ends the daemon, whoever has files open.
 fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
     let signal = loop {
-        match signals.wait() {
-            Ok(signal) => break signal,
-            Err(_) => continue,
+        if let Ok(signal) = signals.wait() {
+            break signal;
         }
     };
     log::info!("{}: unmounting after {signal}", mountpoint.display());

@@ -133,16 +133,17 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages. To take them it is opened for both, if that is
-    /// permitted, so that what a killed reader took can be given back.
+    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
+    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
+    /// killed reader took.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
-        let opened = match (read, write) {
-            (false, true) => self.descriptor(OFlag::O_WRONLY),
-            (_, true) => self.descriptor(OFlag::O_RDWR),
-            (_, false) => match self.descriptor(OFlag::O_RDWR) {
-                Err(error) if error.errno() == Errno::EACCES => self.descriptor(OFlag::O_RDONLY),
-                opened => opened,
+        let opened = match self.descriptor(OFlag::O_RDWR) {
+            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
+                (true, false) => self.descriptor(OFlag::O_RDONLY),
+                (false, true) => self.descriptor(OFlag::O_WRONLY),
+                _ => Err(error),
             },
+            opened => opened,
         };
         Ok(Descriptor::new(opened?.0))
     }
@@ -356,7 +357,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::info(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            info => info?.bytes,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 

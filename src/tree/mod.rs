@@ -102,7 +102,12 @@ impl Tree {
 
     /// The number that `stat` shows for a node: the same for all ids of an object.
     pub fn ino(&self, id: NodeId) -> u64 {
-        self.nodes.get(id).map_or(id.0, |node| node.ino)
+        self.nodes.ino(id)
+    }
+
+    /// Whether the kernel may keep the attributes of a node: they never change.
+    pub fn is_fixed(&self, id: NodeId) -> bool {
+        self.nodes.is_fixed(id)
     }
 
     /// The attributes of a node, or of an open file whose name may be gone.
