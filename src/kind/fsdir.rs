@@ -22,12 +22,15 @@ use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
     fd: OwnedFd,
+    /// The device of what belongs to it; that of another is mounted over a name.
+    device: Option<u64>,
 }
 
 impl FsDir {
     /// The directory that `fd` stands for.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        let device = nix::sys::stat::fstat(&fd).ok().map(|stat| stat.st_dev);
+        Self { fd, device }
     }
 
     /// The directory that a path leads to now; what is mounted there later is another one.
@@ -98,10 +101,15 @@ impl FsDir {
         self.rename(caller, from, to, replace && visible)
     }
 
-    /// The attributes of a name; `size` and `blocks` are the file's.
+    /// The attributes of a name; `size` and `blocks` are the file's. `ENOENT` for another file
+    /// system's file that is mounted over it.
     pub fn stat(&self, name: &[u8]) -> Result<Attr> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        Ok(attr(&nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?))
+        let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
+        match self.device.is_none_or(|device| device == stat.st_dev) {
+            true => Ok(attr(&stat)),
+            false => fail(Errno::ENOENT),
+        }
     }
 
     /// Everything in it but `.` and `..`.

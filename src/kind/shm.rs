@@ -113,7 +113,10 @@ impl Dir for Segments {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        Ok(self.pin(name)?.1)
+        // One call instead of three: a listing asks for each name.
+        check_name(name, Errno::ENOENT)?;
+        let attr = self.dir.stat(name)?;
+        if attr.file_type == FileType::Regular { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -179,20 +182,8 @@ impl Object for Segment {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let mut flags = match (how.read, how.write || how.truncate) {
-            (true, false) => OFlag::O_RDONLY,
-            (false, true) => OFlag::O_WRONLY,
-            _ => OFlag::O_RDWR,
-        };
-        // The kernel knows where the end was; the end is where pwrite(2) finds it.
-        flags.set(OFlag::O_APPEND, how.append);
-        let (file, attr) = self.descriptor(flags)?;
-        how.verify(&attr)?;
-        if how.truncate {
-            truncate(&file, 0)?;
-        }
-        let file = Arc::new(file);
-        Ok(Opened { handle: Arc::new(File(Arc::clone(&file))), io: Io::Passthrough(file) })
+        let (file, attr) = self.descriptor(flags(how))?;
+        File::open(file, &attr, how)
     }
 
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
@@ -231,6 +222,30 @@ const CONTROLS: &[Control<Segment>] = &[
 /// An open object; moves data where the kernel does not.
 struct File(Arc<OwnedFd>);
 
+impl File {
+    /// Serves what has been opened with these attributes, if it is what the kernel has checked.
+    fn open(file: OwnedFd, attr: &Attr, how: &How) -> Result<Opened> {
+        how.verify(attr)?;
+        if how.truncate {
+            truncate(&file, 0)?;
+        }
+        let file = Arc::new(file);
+        Ok(Opened { handle: Arc::new(Self(Arc::clone(&file))), io: Io::Passthrough(file) })
+    }
+}
+
+/// The flags to open the file with.
+fn flags(how: &How) -> OFlag {
+    let mut flags = match (how.read, how.write || how.truncate) {
+        (true, false) => OFlag::O_RDONLY,
+        (false, true) => OFlag::O_WRONLY,
+        _ => OFlag::O_RDWR,
+    };
+    // The kernel knows where the end was; the end is where pwrite(2) finds it.
+    flags.set(OFlag::O_APPEND, how.append);
+    flags
+}
+
 fn truncate(file: &OwnedFd, size: u64) -> Result<()> {
     let Ok(size) = i64::try_from(size) else { return fail(Errno::EFBIG) };
     Ok(nix::unistd::ftruncate(file, size)?)
@@ -244,6 +259,13 @@ impl Handle for File {
 
     fn truncate(&self, size: u64) -> Option<Result<()>> {
         Some(truncate(&self.0, size))
+    }
+
+    fn reopen(&self, _cx: &Cx, how: &How) -> Option<Result<Opened>> {
+        Some(fsdir::reopen(&self.0, flags(how)).and_then(|file| {
+            let attr = fsdir::attr(&nix::sys::stat::fstat(&file)?);
+            Self::open(file, &attr, how)
+        }))
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {

@@ -276,8 +276,14 @@ impl Tree {
             Item::Link(_) => return fail(Errno::ELOOP),
         };
         let fh = self.files.number();
+        let other = self.nodes.opened(id);
         self.nodes.begin_open(id, fh, how.write)?;
-        match object.open(cx, &how) {
+        let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
+        let opened = match object.open(cx, &how) {
+            Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),
+            opened => opened,
+        };
+        match opened {
             Ok(opened) => {
                 let finishes = opened.handle.finishes().is_some();
                 let file = OpenFile {

@@ -9,4 +9,6 @@ mod common;
 mod command;
 mod ctl;
 mod docs;
+mod fifo;
 mod mq;
+mod shm;
