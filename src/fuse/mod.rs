@@ -90,7 +90,12 @@ impl Adapter {
 
     /// What a request that is to wait waits for; nothing, if it only takes its time.
     fn errand(request: &Request, id: INodeNo, write: bool, error: &Error) -> Option<Errand> {
-        (!error.is_deferred()).then_some(Errand { pid: request.pid(), node: id.0, write })
+        (!error.is_deferred()).then_some(Errand {
+            pid: request.pid(),
+            uid: request.uid(),
+            node: id.0,
+            write,
+        })
     }
 
     /// Whether an operation that could not be done at once is to be done by a worker.
@@ -638,7 +643,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        safely(|| match self.tree.open_dir(NodeId(ino.0)) {
+        safely(|| match self.tree.open_dir(caller(request), NodeId(ino.0)) {
             Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
             Err(error) => reply.refuse(|| self.asked("list", request, ino, None), &error),
         });
