@@ -232,7 +232,9 @@ impl Descriptor {
     }
 
     fn msgsize(&self) -> Result<usize> {
-        if let Some(size) = self.msgsize.get() { Ok(*size) } else {
+        if let Some(size) = self.msgsize.get() {
+            Ok(*size)
+        } else {
             let size = sys::attributes(self.fd.as_fd())?.msgsize;
             Ok(*self.msgsize.get_or_init(|| size))
         }
@@ -280,7 +282,7 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::queued_bytes(fd)? };
     Ok(Attr { size, ..attr })
 }
 
@@ -469,6 +471,21 @@ mod sys {
         Ok(parse_info(&String::from_utf8_lossy(&text[..length])))
     }
 
+    /// The bytes queued alone, which each look-up asks for.
+    pub(super) fn queued_bytes(queue: BorrowedFd<'_>) -> Result<u64, Errno> {
+        let mut text = [0; 128];
+        let length = nix::sys::uio::pread(queue, &mut text, 0)?;
+        Ok(parse_bytes(&text[..length]))
+    }
+
+    /// Understands the beginning of the queue's file, `QSIZE:129 `.
+    pub(super) fn parse_bytes(text: &[u8]) -> u64 {
+        let digits = text.strip_prefix(b"QSIZE:").unwrap_or_default();
+        digits.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |bytes: u64, digit| {
+            bytes.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        })
+    }
+
     /// Understands `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
     pub(super) fn parse_info(text: &str) -> Info {
         let mut info = Info::default();
@@ -496,12 +513,14 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use super::sys::{Info, parse_info};
+    use super::sys::{Info, parse_bytes, parse_info};
 
     #[test]
     fn the_queues_file_is_understood() {
         let text = "QSIZE:129        NOTIFY:0     SIGNO:10    NOTIFY_PID:8260  \n";
         assert_eq!(parse_info(text), Info { bytes: 129, notify_pid: 8260, notify_signal: 10 });
         assert_eq!(parse_info("nonsense"), Info::default());
+        assert_eq!(parse_bytes(text.as_bytes()), 129);
+        assert_eq!(parse_bytes(b"nonsense"), 0);
     }
 }
