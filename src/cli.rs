@@ -25,8 +25,8 @@ pub struct Arguments {
     #[arg(short, long)]
     pub debug: bool,
 
-    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`, and what
-    /// mount(8) passes on
+    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
+    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, and what mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
@@ -66,6 +66,9 @@ pub struct MountOptions {
     pub flags: Vec<MountOption>,
     /// Whether others may see the tree; root's is for everybody anyhow.
     pub allow_other: bool,
+    /// Whether shared memory is to be forwarded by the daemon even where the kernel could pass it
+    /// through.
+    pub no_passthrough: bool,
     /// For the kinds.
     pub kinds: Options,
 }
@@ -108,8 +111,11 @@ impl MountOptions {
     fn add(&mut self, other: Self) {
         self.flags.extend(other.flags);
         self.allow_other |= other.allow_other;
+        self.no_passthrough |= other.no_passthrough;
         self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
         self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
+        self.kinds.link_dir = other.kinds.link_dir.or(self.kinds.link_dir.take());
+        self.kinds.fifo_dir = other.kinds.fifo_dir.or(self.kinds.fifo_dir.take());
     }
 
     /// Understands `a,b=c`; the error is a sentence that names the option.
@@ -122,6 +128,7 @@ impl MountOptions {
             };
             match (name, value) {
                 ("allow_other", None) => options.allow_other = true,
+                ("no_passthrough", None) => options.no_passthrough = true,
                 ("ro", None) => options.flags.push(MountOption::RO),
                 ("exec", None) => options.flags.push(MountOption::Exec),
                 ("noexec", None) => options.flags.push(MountOption::NoExec),
@@ -136,6 +143,18 @@ impl MountOptions {
                 ("mq_msgsize", Some(value)) => {
                     options.kinds.mq_msgsize = Some(count(name, value)?);
                 }
+                ("link_dir", Some(value)) => {
+                    let path =
+                        std::path::absolute(value).map_err(|error| format!("{word}: {error}"))?;
+                    options.kinds.link_dir = Some(path);
+                }
+                ("fifo_dir", Some(value)) => {
+                    // In the background the daemon's current directory is the root.
+                    let path = std::path::absolute(value).map_err(|error| {
+                        format!("mount option fifo_dir: \"{value}\" is no path: {error}")
+                    })?;
+                    options.kinds.fifo_dir = Some(path);
+                }
                 ("remount", None) => {
                     return Err("remounting is not possible; umount it and mount it again".into());
                 }
@@ -143,7 +162,9 @@ impl MountOptions {
                 (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
                 (name, None) if IGNORED.contains(&name) => {}
                 _ => {
-                    return Err(format!("unknown mount option \"{word}\"; ipcfs --help lists them"));
+                    return Err(format!(
+                        "unknown mount option \"{word}\"; ipcfs --help lists them"
+                    ));
                 }
             }
         }
@@ -194,6 +215,7 @@ mod tests {
         assert!(MountOptions::parse("mq_maxmsg=x").unwrap_err().contains("mq_maxmsg"));
         assert!(MountOptions::parse("mq_maxmsg=0").is_err());
         assert!(MountOptions::parse("mq_maxmsg").is_err());
+        assert!(MountOptions::parse("fifo_dir=").unwrap_err().contains("fifo_dir"));
         assert!(MountOptions::parse("remount,ro").unwrap_err().contains("umount"));
     }
 }

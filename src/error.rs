@@ -12,8 +12,19 @@ pub use nix::errno::Errno;
 #[derive(Debug)]
 pub struct Error {
     errno: Errno,
-    deferred: bool,
+    again: Again,
     what: Option<Box<str>>,
+}
+
+/// What an `EAGAIN` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// To be done again by a worker, if the caller may wait.
+    IfWaiting,
+    /// To be done again by a worker in any case.
+    ByWorker,
+    /// Nothing: it is the answer.
+    Never,
 }
 
 /// The result of every fallible operation in ipcfs.
@@ -22,19 +33,24 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error that its errno says all about.
     pub const fn new(errno: Errno) -> Self {
-        Self { errno, deferred: false, what: None }
+        Self { errno, again: Again::IfWaiting, what: None }
     }
 
     /// An error with the sentence that its errno cannot say.
     pub fn because(errno: Errno, what: impl Into<Box<str>>) -> Self {
-        Self { errno, deferred: false, what: Some(what.into()) }
+        Self { errno, again: Again::IfWaiting, what: Some(what.into()) }
     }
 
     /// Not an error: the work takes too long for the request loop (a walk through /proc, say) and
     /// is to be done again with [`Wait::Block`](crate::vfs::Wait::Block) by a worker, even for a
     /// file that is open with `O_NONBLOCK`, since it waits for nobody.
     pub const fn deferred() -> Self {
-        Self { errno: Errno::EAGAIN, deferred: true, what: None }
+        Self { errno: Errno::EAGAIN, again: Again::ByWorker, what: None }
+    }
+
+    /// `EAGAIN` as the answer, whether the caller would wait or not: what `try` and `tryhold` say.
+    pub const fn not_now() -> Self {
+        Self { errno: Errno::EAGAIN, again: Again::Never, what: None }
     }
 
     /// The errno to answer with.
@@ -47,14 +63,14 @@ impl Error {
         self.what.as_deref()
     }
 
-    /// Whether the operation could not be done at once (`EAGAIN`).
+    /// Whether the operation could not be done at once (`EAGAIN`) and may be done later.
     pub fn would_block(&self) -> bool {
-        self.errno == Errno::EAGAIN
+        self.errno == Errno::EAGAIN && self.again != Again::Never
     }
 
     /// Whether this is [`Error::deferred`].
     pub const fn is_deferred(&self) -> bool {
-        self.deferred
+        matches!(self.again, Again::ByWorker)
     }
 }
 

@@ -11,8 +11,11 @@ pub mod error;
 pub mod fuse;
 pub mod kind;
 pub mod memory;
+pub mod notify;
+pub mod privilege;
 pub mod status;
 pub mod tree;
+pub mod turn;
 pub mod vfs;
 
 use std::sync::OnceLock;

@@ -131,6 +131,7 @@ pub enum SetTime {
 }
 
 /// How a file is to be opened.
+#[allow(clippy::struct_excessive_bools)] // They are open(2)'s flags.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
     /// For reading.
@@ -178,9 +179,9 @@ pub enum Io {
     Direct,
     /// The kernel, straight to this file; falls back to the handle where passthrough is not to be
     /// had.
-    Passthrough(OwnedFd),
+    Passthrough(Arc<OwnedFd>),
     /// mmap goes to this file, read and write come to the handle, which keeps the bounds.
-    Mapped(OwnedFd),
+    Mapped(Arc<OwnedFd>),
 }
 
 /// An opened object.
@@ -241,6 +242,12 @@ pub trait Dir: Send + Sync {
 
     /// All that is there now.
     fn list(&self) -> Result<Vec<DirEntry>>;
+
+    /// What [`Dir::create`] makes. A pipe cannot be the answer to an open that makes it, the kernel
+    /// opens it by itself.
+    fn makes(&self) -> FileType {
+        FileType::Regular
+    }
 
     /// Makes an object with default attributes, owned by the caller. `EEXIST` if there is one.
     fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
@@ -303,6 +310,12 @@ pub trait Handle: Send + Sync {
         None
     }
 
+    /// Changes other attributes of the open file, whatever has become of its name; `None` where
+    /// [`Object::change`] does it.
+    fn change(&self, _caller: Caller, _change: &Change) -> Option<Result<()>> {
+        None
+    }
+
     /// Appends up to `size` bytes to `out`; none is end of file. `at` is the file position, which
     /// a stream ignores. What is in `out` when it fails has been read nevertheless.
     fn read(&self, _cx: &Cx, _at: u64, _size: usize, _out: &mut Vec<u8>) -> Result<()> {
@@ -329,6 +342,12 @@ pub trait Handle: Send + Sync {
         Ok(())
     }
 
+    /// Whether the last close does something that whoever comes after it must find done: `None`
+    /// if it never does, else whether it would now.
+    fn finishes(&self) -> Option<bool> {
+        None
+    }
+
     /// Sends what is unfinished, at the last close.
     fn finish(&self, _cx: &Cx) -> Result<()> {
         Ok(())
@@ -340,7 +359,7 @@ pub trait Handle: Send + Sync {
     }
 
     /// fallocate(2).
-    fn allocate(&self, _mode: i32, _offset: u64, _length: u64) -> Result<()> {
+    fn allocate(&self, _cx: &Cx, _mode: i32, _offset: u64, _length: u64) -> Result<()> {
         fail(Errno::EOPNOTSUPP)
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::order;
 use crate::block::Blocker;
 use crate::error::Errno;
 
@@ -66,6 +67,13 @@ fn long(request: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(request.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// To be called before something is read from `fd`.
+fn prepare(fd: i32) {
+    if fd == DEVICE.load(Ordering::Relaxed) {
+        order::before_fetch();
+    }
+}
+
 /// Looks at what has been read from `fd`. `true` if it was an interrupt and the next request is to
 /// be read.
 fn inspect(fd: i32, request: &[u8]) -> bool {
@@ -81,6 +89,7 @@ fn inspect(fd: i32, request: &[u8]) -> bool {
         return false;
     }
     if header.opcode != FUSE_INTERRUPT {
+        order::after_fetch(header.opcode);
         return false;
     }
     let Some(interrupted) = long(request, HEADER) else { return false };
@@ -104,6 +113,7 @@ mod sys {
     /// As for read(2): `buffer` has room for `count` bytes.
     pub unsafe fn read(fd: i32, buffer: *mut libc::c_void, count: usize) -> isize {
         loop {
+            super::prepare(fd);
             // SAFETY: the caller's promise is passed on.
             let length = unsafe { libc::syscall(libc::SYS_read, fd, buffer, count) } as isize;
             if length < super::HEADER as isize {

@@ -4,6 +4,8 @@
 //! handed to [`crate::block`], with the reply.
 
 pub mod interrupt;
+mod order;
+pub mod passthrough;
 mod poll;
 mod reply;
 
@@ -23,6 +25,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use self::passthrough::Passthrough;
 use self::poll::Polls;
 use self::reply::{Late, Refuse};
 use crate::block::Blocker;
@@ -50,14 +53,20 @@ pub struct Adapter {
     tree: Arc<Tree>,
     blocker: Arc<Blocker>,
     polls: Arc<Polls>,
+    passthrough: Arc<Passthrough>,
     notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
     /// Serves `tree`; `notifier` is to be set before requests other than the first are served.
-    pub fn new(tree: Arc<Tree>, blocker: Arc<Blocker>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+    pub fn new(
+        tree: Arc<Tree>,
+        blocker: Arc<Blocker>,
+        passthrough: Arc<Passthrough>,
+        notifier: Arc<OnceLock<Notifier>>,
+    ) -> Self {
         let polls = Arc::new(Polls::new(Arc::clone(&blocker)));
-        Self { tree, blocker, polls, notifier }
+        Self { tree, blocker, polls, passthrough, notifier }
     }
 
     /// What was asked for, for the log.
@@ -97,13 +106,35 @@ impl Adapter {
                 let _ = notifier.inval_inode(INodeNo(id.0), -1, 0);
             }
         }
-        reply.opened(FileHandle(opening.fh.0), open_flags(opening));
+        let fh = FileHandle(opening.fh.0);
+        match self.passthrough.backing(id, opening, |file| reply.open_backing(file)) {
+            Some(backing) => {
+                reply.opened_passthrough(fh, passthrough::flags(&opening.io), &backing);
+            }
+            None => reply.opened(fh, open_flags(opening)),
+        }
+    }
+
+    fn create_reply(&self, reply: ReplyCreate, entry: &Entry, opening: &Opening) {
+        let id = entry.found.id;
+        let attr = file_attr(id.0, &entry.attr);
+        let (none, fh) = (Generation(0), FileHandle(opening.fh.0));
+        match self.passthrough.backing(id, opening, |file| reply.open_backing(file)) {
+            Some(backing) => {
+                let flags = passthrough::flags(&opening.io);
+                reply.created_passthrough(&NEVER, &attr, none, fh, flags, &backing);
+            }
+            None => reply.created(&NEVER, &attr, none, fh, open_flags(opening)),
+        }
     }
 }
 
-/// How the kernel is to treat an open file.
+/// How the kernel is to treat an open file that it asks the handle for.
 fn open_flags(opening: &Opening) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+    let mut direct = FopenFlags::FOPEN_DIRECT_IO;
+    if !opening.finishes {
+        direct |= FopenFlags::FOPEN_NOFLUSH;
+    }
     match opening.io {
         Io::Messages if opening.write => {
             // Without a position, two processes that share the file do not wait for each other;
@@ -184,6 +215,7 @@ impl Filesystem for Adapter {
             }
         }
         let _ = config.set_max_write(MAX_WRITE);
+        self.passthrough.negotiate(config);
         Ok(())
     }
 
@@ -390,11 +422,7 @@ impl Filesystem for Adapter {
         let create =
             || self.tree.create(&cx, NodeId(parent.0), name.as_bytes(), mode & 0o7777, flags);
         safely(|| match create() {
-            Ok((entry, opening)) => {
-                let attr = file_attr(entry.found.id.0, &entry.attr);
-                let fh = FileHandle(opening.fh.0);
-                reply.created(&NEVER, &attr, Generation(0), fh, open_flags(&opening));
-            }
+            Ok((entry, opening)) => self.create_reply(reply, &entry, &opening),
             Err(error) => {
                 reply.refuse(|| self.asked("create", request, parent, Some(name)), &error);
             }
@@ -506,12 +534,19 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        // Any close, not only the last one: what is unfinished stays so.
+        safely(|| {
+            let file = self.tree.file(NodeId(ino.0), Fh(fh.0));
+            if file.is_ok_and(|file| file.handle.finishes() == Some(true)) {
+                order::expect_release();
+            }
+            reply.ok();
+        });
     }
 
     fn release(
@@ -528,6 +563,7 @@ impl Filesystem for Adapter {
         let cx = try_cx(request, 0);
         safely(|| {
             self.polls.forget(fh);
+            self.passthrough.release(fh);
             match self.tree.release(fh) {
                 Ok(handle) => match handle.finish(&cx) {
                     Err(error) if error.would_block() => {
@@ -730,11 +766,34 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let allocate =
-            || self.tree.file(NodeId(ino.0), Fh(fh.0))?.handle.allocate(mode, offset, length);
-        safely(|| match allocate() {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.refuse(|| self.asked("fallocate", request, ino, None), &error),
+        let cx = try_cx(request, 0);
+        safely(|| {
+            let file = match self.tree.file(NodeId(ino.0), Fh(fh.0)) {
+                Ok(file) => file,
+                Err(error) => {
+                    return reply.refuse(|| self.asked("fallocate", request, ino, None), &error);
+                }
+            };
+            match file.handle.allocate(&cx, mode, offset, length) {
+                Ok(()) => reply.ok(),
+                Err(error) if Self::is_to_wait(&error, cx.nonblock) => {
+                    let cx = Cx { wait: Wait::Block, ..cx };
+                    let late = Late::new(reply);
+                    let asked = self.asked("fallocate", request, ino, None);
+                    let _ = self.blocker.submit(request.unique().0, move |flight| {
+                        let outcome = flight
+                            .until_cancelled(|| file.handle.allocate(&cx, mode, offset, length));
+                        let Some(reply) = late.take() else { return };
+                        match outcome {
+                            Ok(()) => reply.ok(),
+                            Err(error) => reply.refuse(|| asked, &error),
+                        }
+                    });
+                }
+                Err(error) => {
+                    reply.refuse(|| self.asked("fallocate", request, ino, None), &error);
+                }
+            }
         });
     }
 

@@ -59,6 +59,13 @@ pub enum Serve<T: 'static> {
     Json(fn(&T) -> Result<Fields>),
     /// Shows a text that takes time to gather: a worker does it.
     Slow(fn(&T, &Cx) -> Result<Vec<u8>>),
+    /// Is a number to be read and set.
+    Value {
+        /// What it is now.
+        show: fn(&T) -> Result<u64>,
+        /// Makes it what the caller has written.
+        store: fn(&T, Caller, u64) -> Result<()>,
+    },
     /// Is opened as a file of its own.
     Open(fn(&Arc<T>, &Cx, &How) -> Result<Opened>),
     /// Is a directory of files named by numbers, any of `valid`; `listed` are shown.
@@ -246,6 +253,11 @@ impl<T: Object> Object for ControlFile<T> {
                 let (object, show) = (Arc::clone(&self.object), *show);
                 Ok(slow(attr, move |cx| show(&object, cx)))
             }
+            Serve::Value { show, store } => {
+                let object = Arc::clone(&self.object);
+                let handle = OpenValue { attr, object, show: *show, store: *store };
+                Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
+            }
             Serve::Open(open) => open(&self.object, cx, how),
             Serve::Numbers { open, .. } => open(&self.object, self.number, cx, how),
         }
@@ -283,6 +295,31 @@ impl Handle for SlowText {
         }
         let text = OpenText { attr: self.attr, text: (self.show)(cx)? };
         self.text.get_or_init(|| text).read(cx, at, size, out)
+    }
+}
+
+/// A number to be read and set, open.
+struct OpenValue<T> {
+    attr: Attr,
+    object: Arc<T>,
+    show: fn(&T) -> Result<u64>,
+    store: fn(&T, Caller, u64) -> Result<()>,
+}
+
+impl<T: Object> Handle for OpenValue<T> {
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let text = format!("{}\n", (self.show)(&self.object)?).into_bytes();
+        OpenText { attr: self.attr, text }.read(cx, at, size, out)
+    }
+
+    fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        let value = std::str::from_utf8(data).ok().and_then(|text| text.trim_ascii().parse().ok());
+        let Some(value) = value else {
+            return Err(Error::because(Errno::EINVAL, "a decimal number is expected here"));
+        };
+        (self.store)(&self.object, cx.caller, value)?;
+        *done = data.len();
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 //! A directory of a kernel file system whose files are IPC objects: the message queues' own file
-//! system, /dev/shm.
+//! system, /dev/shm, the directory where the named pipes are kept.
 //!
 //! Any user may put anything there, so nothing is followed, nothing is waited for, and what has
 //! been opened is compared with what the kernel has checked (openat2(2), `Attr::ident`).
@@ -7,14 +7,16 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
 use crate::caller::Caller;
-use crate::error::{Errno, Result, fail};
+use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, Change, DirEntry, FileType, SetTime};
 
 /// The directory, pinned by a descriptor.
@@ -28,13 +30,72 @@ impl FsDir {
         Self { fd }
     }
 
-    /// Opens a file without following links, crossing mounts or waiting.
+    /// The directory that a path leads to now; what is mounted there later is another one.
+    pub fn at(path: &Path) -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self::new(nix::fcntl::open(path, flags, Mode::empty())?))
+    }
+
+    /// The directory's own attributes.
+    pub fn attr(&self) -> Result<Attr> {
+        Ok(attr(&nix::sys::stat::fstat(&self.fd)?))
+    }
+
+    /// Opens a file without following links or crossing mounts, and with `O_NONBLOCK` without
+    /// waiting.
     ///
-    /// `ELOOP` for a symbolic link, `EXDEV` for something mounted over the name, `EAGAIN` for a
-    /// file under a lease.
+    /// `ELOOP` for a symbolic link, `EXDEV` for something mounted over the name, with `O_NONBLOCK`
+    /// `EBUSY` for a file under a lease.
     pub fn open(&self, name: &[u8], flags: OFlag) -> Result<OwnedFd> {
         let name = c_name(name)?;
-        Ok(sys::open_beneath(self.fd.as_fd(), &name, flags)?)
+        sys::open_beneath(self.fd.as_fd(), &name, flags, 0).map_err(opening)
+    }
+
+    /// Pins what a name stands for, which opens nothing of it, and tells its attributes.
+    pub fn pin(&self, name: &[u8]) -> Result<(OwnedFd, Attr)> {
+        let pin = self.open(name, OFlag::O_PATH)?;
+        let attr = attr(&nix::sys::stat::fstat(&pin)?);
+        Ok((pin, attr))
+    }
+
+    /// Makes a regular file as the caller and opens it. `EEXIST` for a name that stands for
+    /// anything: without `O_EXCL`, what somebody has put there would be opened
+    /// (`fs.protected_regular` refuses that to root).
+    pub fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<OwnedFd> {
+        let name = c_name(name)?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NONBLOCK;
+        caller.act(|| Ok(sys::open_beneath(self.fd.as_fd(), &name, flags, mode & 0o7777)?))
+    }
+
+    /// Makes a named pipe as the caller.
+    pub fn make_fifo(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        caller.act(|| Ok(nix::unistd::mkfifoat(&self.fd, OsStr::from_bytes(name), mode)?))
+    }
+
+    /// Renames as the caller; `EEXIST` unless `replace`, if the new name stands for anything.
+    pub fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
+        let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let (from, to) = (OsStr::from_bytes(from), OsStr::from_bytes(to));
+        caller.act(|| Ok(nix::fcntl::renameat2(&self.fd, from, &self.fd, to, flags)?))
+    }
+
+    /// Renames as the caller where only some names are visible: `target` is what looking the new
+    /// one up gave. What is hidden has not been seen, and is not replaced (`EEXIST`).
+    pub fn rename_visible(
+        &self,
+        caller: Caller,
+        from: &[u8],
+        to: &[u8],
+        replace: bool,
+        target: Result<Attr>,
+    ) -> Result<()> {
+        let visible = match target {
+            Ok(_) => true,
+            Err(error) if error.errno() == Errno::ENOENT => false,
+            Err(error) => return Err(error),
+        };
+        self.rename(caller, from, to, replace && visible)
     }
 
     /// The attributes of a name; `size` and `blocks` are the file's.
@@ -45,7 +106,8 @@ impl FsDir {
 
     /// Everything in it but `.` and `..`.
     pub fn list(&self) -> Result<Vec<DirEntry>> {
-        let here = sys::open_beneath(self.fd.as_fd(), c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let here = sys::open_beneath(self.fd.as_fd(), c".", flags, 0)?;
         let mut entries = Vec::new();
         for entry in nix::dir::Dir::from_fd(here)?.iter() {
             let entry = entry?;
@@ -64,32 +126,30 @@ impl FsDir {
         Ok(entries)
     }
 
+    /// Makes a file that holds `content` from the moment on at which its name appears, owned by the
+    /// caller. `EEXIST` if there is something of that name, whatever it is.
+    pub fn make(&self, caller: Caller, name: &[u8], mode: u32, content: &[u8]) -> Result<()> {
+        let name = c_name(name)?;
+        caller.act(|| {
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let mode = Mode::from_bits_truncate(mode & 0o7777);
+            let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
+            file.write_all_at(content, 0)?;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let follow = AtFlags::AT_SYMLINK_FOLLOW;
+            nix::unistd::linkat(nix::fcntl::AT_FDCWD, &*path, &self.fd, &*name, follow)?;
+            Ok(())
+        })
+    }
+
     /// Changes mode, owner and times of the file that the kernel has checked, and of no other:
     /// `ESTALE` if the name stands for something else by now.
     pub fn change(&self, caller: Caller, name: &[u8], ident: u64, change: &Change) -> Result<()> {
-        let pin = self.open(name, OFlag::O_PATH)?;
-        if attr(&nix::sys::stat::fstat(&pin)?).ident != ident {
+        let (pin, attr) = self.pin(name)?;
+        if attr.ident != ident {
             return fail(Errno::ESTALE);
         }
-        if change.uid.is_some() || change.gid.is_some() {
-            // As root: whether the group is one of the caller's is known to the kernel alone, which
-            // has checked it.
-            let uid = change.uid.map(Into::into);
-            let gid = change.gid.map(Into::into);
-            nix::unistd::fchownat(&pin, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
-        }
-        if let Some(mode) = change.mode {
-            let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
-            let mode = Mode::from_bits_truncate(mode & 0o7777);
-            let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
-            caller
-                .act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
-        }
-        if change.atime.is_some() || change.mtime.is_some() {
-            let times = [timespec(change.atime), timespec(change.mtime)];
-            sys::set_times(pin.as_fd(), times)?;
-        }
-        Ok(())
+        change_pinned(caller, &pin, change)
     }
 
     /// Removes a name as the caller, so that the directory's sticky bit protects what is not
@@ -98,6 +158,50 @@ impl FsDir {
         let flags = nix::unistd::UnlinkatFlags::NoRemoveDir;
         caller.act(|| Ok(nix::unistd::unlinkat(&self.fd, OsStr::from_bytes(name), flags)?))
     }
+}
+
+/// Opens what `pin` stands for, whatever its name stands for by now; without waiting, `EBUSY` for a
+/// file under a lease.
+pub fn reopen(pin: &OwnedFd, flags: OFlag) -> Result<OwnedFd> {
+    let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(&*path_of(pin), flags, Mode::empty()).map_err(opening)
+}
+
+/// A path to what a descriptor stands for, also when it is `O_PATH` (proc(5)).
+fn path_of(pin: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", pin.as_raw_fd())
+}
+
+fn opening(errno: Errno) -> Error {
+    match errno {
+        // Not to be tried again: the holder has 45 seconds (/proc/sys/fs/lease-break-time).
+        Errno::EAGAIN => {
+            Error::because(Errno::EBUSY, "somebody holds a lease on it (fcntl(2), F_SETLEASE)")
+        }
+        errno => errno.into(),
+    }
+}
+
+/// Changes mode, owner and times of the file that `pin` stands for.
+pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<()> {
+    if change.uid.is_some() || change.gid.is_some() {
+        // As root: whether the group is one of the caller's is known to the kernel alone, which
+        // has checked it.
+        let uid = change.uid.map(Into::into);
+        let gid = change.gid.map(Into::into);
+        nix::unistd::fchownat(pin, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+    }
+    if let Some(mode) = change.mode {
+        let path = path_of(pin);
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
+        caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        let times = [timespec(change.atime), timespec(change.mtime)];
+        sys::set_times(pin.as_fd(), times)?;
+    }
+    Ok(())
 }
 
 impl AsFd for FsDir {
@@ -172,6 +276,7 @@ mod sys {
         dir: BorrowedFd<'_>,
         name: &CStr,
         flags: OFlag,
+        mode: u32,
     ) -> Result<OwnedFd, Errno> {
         // O_PATH goes with O_CLOEXEC and O_NOFOLLOW alone.
         let always = if flags.contains(OFlag::O_PATH) {
@@ -182,6 +287,7 @@ mod sys {
         // SAFETY: all zeroes is a valid open_how.
         let mut how: libc::open_how = unsafe { std::mem::zeroed() };
         how.flags = (flags | always).bits() as u64;
+        how.mode = u64::from(mode);
         how.resolve = libc::RESOLVE_BENEATH
             | libc::RESOLVE_NO_SYMLINKS
             | libc::RESOLVE_NO_MAGICLINKS

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
-use crate::vfs::{Attr, Cx, Handle};
+use crate::vfs::{Attr, Cx, Handle, Wait};
 
 /// The longest message that passes through the mount, in bytes: the kernel cuts a longer `write`
 /// into several requests (fs/fuse/file.c, `fuse_direct_io`: 256 pages, of which an unaligned buffer
@@ -31,6 +32,16 @@ pub trait Messages: Send + Sync + 'static {
     /// The queue's attributes.
     fn attr(&self) -> Result<Attr>;
 
+    /// How long a message of this queue can be, in bytes.
+    fn longest(&self) -> Result<usize> {
+        Ok(MESSAGE_MAX)
+    }
+
+    /// How many messages are queued.
+    fn queued(&self) -> Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// Which of `events` hold now.
     fn poll(&self, events: i16) -> i16;
 
@@ -49,6 +60,19 @@ pub fn check_length(length: usize) -> Result<()> {
             "a message of {length} bytes or more is over the {MESSAGE_MAX} that pass through the mount in one piece"
         ),
     ))
+}
+
+/// Sends a message again that a killed reader has taken. It goes behind the messages of its
+/// priority that have come meanwhile: late, not lost.
+pub(super) fn give_back(queue: &impl Messages, tag: i64, data: &[u8]) {
+    let nobody = Caller { uid: 0, gid: 0, pid: 0 };
+    let cx = Cx { caller: nobody, wait: Wait::Block, nonblock: false };
+    while let Err(error) = queue.send(&cx, tag, data) {
+        if error.errno() != Errno::EINTR {
+            log::error!("a message taken by a killed reader could not be given back: {error}");
+            return;
+        }
+    }
 }
 
 /// A queue's own file, open.
@@ -172,18 +196,9 @@ impl<Q: Messages> Handle for MessageFile<Q> {
     }
 
     fn unread(&self, bytes: &[u8]) {
-        let Some(taken) = self.reader.lock().take_back(bytes.len()) else { return };
-        let cx = Cx {
-            caller: crate::caller::Caller { uid: 0, gid: 0, pid: 0 },
-            wait: crate::vfs::Wait::Block,
-            nonblock: false,
-        };
-        // It goes behind the messages of its priority that have come meanwhile: late, not lost.
-        while let Err(error) = self.queue.send(&cx, taken.tag, &taken.data) {
-            if error.errno() != Errno::EINTR {
-                log::error!("a message taken by a killed reader could not be given back: {error}");
-                return;
-            }
+        let taken = self.reader.lock().take_back(bytes.len());
+        if let Some(taken) = taken {
+            give_back(&self.queue, taken.tag, &taken.data);
         }
     }
 
@@ -216,39 +231,65 @@ impl<Q: Messages> Handle for MessageFile<Q> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod fake {
+    //! A queue in memory.
     use super::*;
-    use crate::caller::Caller;
     use crate::error::fail;
-    use crate::vfs::Wait;
 
-    /// A queue in memory.
-    #[derive(Default)]
-    struct Fake(Mutex<VecDeque<(i64, Vec<u8>)>>);
+    /// Room for so many messages, of so many bytes each.
+    pub struct Fake {
+        pub queued: Mutex<VecDeque<(i64, Vec<u8>)>>,
+        pub room: usize,
+        pub longest: usize,
+    }
+
+    impl Default for Fake {
+        fn default() -> Self {
+            Self { queued: Mutex::default(), room: usize::MAX, longest: MESSAGE_MAX }
+        }
+    }
 
     impl Messages for Fake {
         fn send(&self, _cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
-            self.0.lock().push_back((tag, data.to_vec()));
+            let mut queued = self.queued.lock();
+            if queued.len() >= self.room {
+                return fail(Errno::EAGAIN);
+            }
+            queued.push_back((tag, data.to_vec()));
             Ok(())
         }
         fn receive(&self, _cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
-            let Some((tag, data)) = self.0.lock().pop_front() else { return fail(Errno::EAGAIN) };
+            let Some((tag, data)) = self.queued.lock().pop_front() else {
+                return fail(Errno::EAGAIN);
+            };
             *message = data;
             Ok(tag)
         }
         fn attr(&self) -> Result<Attr> {
             Ok(Attr::file(1, 0o600))
         }
+        fn longest(&self) -> Result<usize> {
+            Ok(self.longest)
+        }
+        fn queued(&self) -> Result<u64> {
+            Ok(self.queued.lock().len() as u64)
+        }
         fn poll(&self, events: i16) -> i16 {
-            if self.0.lock().is_empty() { events & libc::POLLOUT } else { events }
+            if self.queued.lock().is_empty() { events & libc::POLLOUT } else { events }
         }
         fn wait_ready(&self, _events: i16) -> Result<()> {
             Ok(())
         }
     }
 
-    const CX: Cx =
+    pub const CX: Cx =
         Cx { caller: Caller { uid: 0, gid: 0, pid: 1 }, wait: Wait::Try, nonblock: false };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{CX, Fake};
+    use super::*;
 
     fn file(messages: &[&[u8]], seekable: bool) -> MessageFile<Fake> {
         let file = MessageFile::new(Fake::default(), 0, seekable);
@@ -331,7 +372,7 @@ mod tests {
         read(&file, 0, 3);
         let bytes = read(&file, 3, 3);
         file.unread(&bytes);
-        assert_eq!(file.queue.0.lock().len(), 0);
+        assert_eq!(file.queue.queued.lock().len(), 0);
     }
 
     #[test]

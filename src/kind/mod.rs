@@ -4,10 +4,20 @@
 //! beyond that is data: its [`Profile`]. A new kind is a new file and a line of [`KINDS`].
 
 pub mod control;
+mod drain;
+mod fifo;
 mod fsdir;
+mod gather;
+mod hold;
+mod lines;
 pub mod message;
 mod mq;
+mod sem;
+mod shm;
+mod sysv;
+mod tickets;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::caller::Caller;
@@ -21,10 +31,28 @@ pub struct Options {
     pub mq_maxmsg: Option<i64>,
     /// `-o mq_msgsize=`: bytes that a message of a queue made by `touch` may have.
     pub mq_msgsize: Option<i64>,
+    /// `-o link_dir=`: where the names of System V keys are kept; else in `/run/ipcfs`, or below
+    /// `$XDG_RUNTIME_DIR`.
+    pub link_dir: Option<PathBuf>,
+    /// `-o fifo_dir=`: where the named pipes are kept.
+    pub fifo_dir: Option<PathBuf>,
+}
+
+/// A kind as the directory that it is. Every [`Dir`] has it; the language itself converts one to the
+/// other from Rust 1.86 on.
+pub trait AsDir {
+    /// The same, as a directory.
+    fn as_dir(self: Arc<Self>) -> Arc<dyn Dir>;
+}
+
+impl<T: Dir + 'static> AsDir for T {
+    fn as_dir(self: Arc<Self>) -> Arc<dyn Dir> {
+        self
+    }
 }
 
 /// A directory of objects of one kind.
-pub trait Kind: Dir {
+pub trait Kind: Dir + AsDir {
     /// Makes an object with attributes, owned by the caller: what [`Dir::create`] does with none.
     /// The attributes are among those of the kind's [`Profile`].
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()>;
@@ -64,10 +92,10 @@ pub struct Profile {
 /// All kinds, in the order in which they are listed.
 pub const KINDS: [Profile; 7] = [
     mq::PROFILE,
-    absent("shm", "POSIX shared memory"),
-    absent("sem", "POSIX named semaphores"),
-    absent("fifo", "named pipes"),
-    absent("sysv/msg", "System V message queues"),
+    shm::PROFILE,
+    sem::PROFILE,
+    fifo::PROFILE,
+    sysv::msg::PROFILE,
     absent("sysv/sem", "System V semaphore sets"),
     absent("sysv/shm", "System V shared memory segments"),
 ];

@@ -17,7 +17,9 @@ use std::sync::{Arc, OnceLock};
 use nix::fcntl::OFlag;
 
 use super::control::{Access, Control, ControlDir, Serve};
+use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
+use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
 use super::{Attributes, Kind, Options, Profile};
 use crate::caller::Caller;
@@ -70,7 +72,8 @@ impl Kind for Queues {
             )),
         };
         let name = fsdir::c_name(name)?;
-        caller.act(|| Ok(sys::create(&name, mode, size)?))
+        // A queue is charged to the real user of the process that makes it.
+        caller.act_as_process(|| sys::create(&name, mode, size))
     }
 }
 
@@ -131,6 +134,27 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
+    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
+    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
+    /// killed reader took.
+    fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
+        let opened = match self.descriptor(OFlag::O_RDWR) {
+            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
+                (true, false) => self.descriptor(OFlag::O_RDONLY),
+                (false, true) => self.descriptor(OFlag::O_WRONLY),
+                _ => Err(error),
+            },
+            opened => opened,
+        };
+        Ok(Descriptor::new(opened?.0))
+    }
+
+    fn lines(&self, cx: &Cx, how: &How, tagged: bool) -> Result<Opened> {
+        let queue = self.descriptor_to(how.read, how.write)?;
+        let file = LinesFile::new(queue, &TAGS, tagged, cx, how);
+        Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+    }
+
     /// Discards what is queued at this moment.
     fn discard(&self) -> Result<()> {
         let (queue, _) = self.descriptor(OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
@@ -168,15 +192,10 @@ impl Object for Queue {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let flags = match (how.read, how.write) {
-            (true, false) => OFlag::O_RDONLY,
-            (false, true) => OFlag::O_WRONLY,
-            _ => OFlag::O_RDWR,
-        };
-        let (queue, attr) = self.descriptor(flags)?;
-        how.verify(&attr)?;
+        let queue = self.descriptor_to(how.read, how.write)?;
+        how.verify(&fsdir::attr(&nix::sys::stat::fstat(&queue.fd)?))?;
         let seekable = !how.write;
-        let file = MessageFile::new(Descriptor::new(queue), 0, seekable);
+        let file = MessageFile::new(queue, 0, seekable);
         Ok(Opened { handle: Arc::new(file), io: Io::Messages })
     }
 
@@ -217,7 +236,56 @@ const CONTROLS: &[Control<Queue>] = &[
         about: "the same as JSON",
         serve: Serve::Json(Queue::status),
     },
+    Control {
+        name: "lines",
+        access: Access::ReadWrite,
+        about: "a stream of lines: each is one message",
+        serve: Serve::Open(|queue, cx, how| queue.lines(cx, how, false)),
+    },
+    Control {
+        name: "tagged",
+        access: Access::ReadWrite,
+        about: "the same with PRIORITY<TAB> before each line",
+        serve: Serve::Open(|queue, cx, how| queue.lines(cx, how, true)),
+    },
+    Control {
+        name: "drain",
+        access: Access::Read,
+        about: "takes all that is queued now, as lines",
+        serve: Serve::Open(|queue, _, _| {
+            let file = Drain::new(queue.descriptor_to(true, false)?)?;
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "wait",
+        access: Access::Read,
+        about: "ends when the queue is not empty; takes nothing",
+        serve: Serve::Open(|queue, _, _| {
+            let file = NotEmpty::new(queue.descriptor_to(true, false)?);
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "priority",
+        access: Access::Write,
+        about: "priority/P sends at priority P",
+        serve: Serve::Numbers {
+            valid: 0..=PRIORITY_MAX,
+            listed: |_| Ok(vec![0]),
+            open: |queue, priority, _, how| {
+                let queue = queue.descriptor_to(how.read, how.write)?;
+                let file = MessageFile::new(queue, priority, false);
+                Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+            },
+        },
+    },
 ];
+
+/// The highest priority (`sysconf(_SC_MQ_PRIO_MAX)` - 1).
+const PRIORITY_MAX: i64 = 32767;
+
+static TAGS: Tags = Tags { name: "priority", valid: 0..=PRIORITY_MAX, default: 0 };
 
 /// An open queue, blocking; `Wait::Try` is a wait that is over already.
 struct Descriptor {
@@ -268,6 +336,14 @@ impl Messages for Descriptor {
         queue_attr(&self.fd)
     }
 
+    fn longest(&self) -> Result<usize> {
+        self.msgsize()
+    }
+
+    fn queued(&self) -> Result<u64> {
+        Ok(sys::attributes(self.fd.as_fd())?.queued)
+    }
+
     fn poll(&self, events: i16) -> i16 {
         sys::poll(self.fd.as_fd(), events, 0).unwrap_or(0)
     }
@@ -282,7 +358,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::queued_bytes(fd)? };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::queued_bytes(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            bytes => bytes?,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 

@@ -17,7 +17,7 @@ use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
 use self::nodes::{Found, NodeId, Nodes};
 use crate::caller::Caller;
-use crate::error::{Errno, Result, fail};
+use crate::error::{Errno, Error, Result, fail};
 use crate::kind::{self, KINDS, Options};
 use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item};
 
@@ -41,6 +41,8 @@ pub struct Opening {
     pub fh: Fh,
     /// Whether it is open for writing.
     pub write: bool,
+    /// Whether its last close does something.
+    pub finishes: bool,
     /// Who moves its data.
     pub io: Io,
 }
@@ -100,7 +102,7 @@ impl Tree {
 
     /// The number that `stat` shows for a node: the same for all ids of an object.
     pub fn ino(&self, id: NodeId) -> u64 {
-        self.nodes.get(id).map_or(id.0, |node| node.ino)
+        self.nodes.ino(id)
     }
 
     /// Whether the kernel may keep the attributes of a node: they never change.
@@ -143,7 +145,13 @@ impl Tree {
             }
         }
         if change != Change::default() {
-            object.change(caller, &change)?;
+            // As for attributes; but the size only by a file that is open for writing, as above.
+            let open = self.nodes.opened(id).filter(|_| change.size.is_none());
+            let open = open.and_then(|fh| self.file(id, fh).ok());
+            match open.and_then(|file| file.handle.change(caller, &change)) {
+                Some(done) => done?,
+                None => object.change(caller, &change)?,
+            }
         }
         self.attr(id, fh)
     }
@@ -168,9 +176,11 @@ impl Tree {
         let dir = self.dir(parent)?;
         check_name(name)?;
         match file_type {
-            FileType::Regular => dir.create(caller, name, mode)?,
+            FileType::Regular if dir.makes() == FileType::Regular => {
+                dir.create(caller, name, mode)?;
+            }
             FileType::Fifo => dir.make_fifo(caller, name, mode)?,
-            FileType::Directory | FileType::Symlink => return fail(Errno::EPERM),
+            _ => return fail(Errno::EPERM),
         }
         let attr = dir.find(name)?;
         self.enter(parent, dir, name, attr)
@@ -206,16 +216,24 @@ impl Tree {
     ) -> Result<(Entry, Opening)> {
         let dir = self.dir(parent)?;
         check_name(name)?;
+        let regular = dir.makes() == FileType::Regular;
+        if !regular && flags & libc::O_EXCL != 0 {
+            // Looking it up again, the kernel would say that it exists.
+            return Err(Error::because(
+                Errno::EPERM,
+                "a pipe is made by mkfifo, or without O_EXCL",
+            ));
+        }
         match dir.create(cx.caller, name, mode) {
             Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
                 return fail(Errno::ESTALE);
             }
             done => done?,
         }
-        let attr = dir.find(name)?;
-        if attr.file_type != FileType::Regular {
+        if !regular {
             return fail(Errno::ESTALE);
         }
+        let attr = dir.find(name)?;
         let entry = self.enter(parent, dir, name, attr)?;
         match self.open(cx, entry.found.id, flags) {
             Ok(opening) => Ok((entry, opening)),
@@ -261,6 +279,7 @@ impl Tree {
         self.nodes.begin_open(id, fh, how.write)?;
         match object.open(cx, &how) {
             Ok(opened) => {
+                let finishes = opened.handle.finishes().is_some();
                 let file = OpenFile {
                     node: id,
                     write: how.write,
@@ -268,7 +287,7 @@ impl Tree {
                     handle: opened.handle,
                 };
                 self.files.insert(fh, file);
-                Ok(Opening { fh, write: how.write, io: opened.io })
+                Ok(Opening { fh, write: how.write, finishes, io: opened.io })
             }
             Err(error) => {
                 self.nodes.end_open(id, fh, how.write);
@@ -352,10 +371,7 @@ fn root_entries(options: &Options) -> Entries {
     root.push(("README", Item::Object(Arc::new(Text(include_str!("readme.txt"))))));
     ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
     let kinds: Vec<_> = KINDS.iter().map(|kind| (kind.path, kind::open(kind, options))).collect();
-    let dirs = kinds.iter().map(|(path, kind)| {
-        let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
-        (*path, Item::Dir(kind))
-    });
+    let dirs = kinds.iter().map(|(path, kind)| (*path, Item::Dir(Arc::clone(kind).as_dir())));
     place(&mut root, dirs);
     let dirs = kinds
         .iter()

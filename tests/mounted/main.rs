@@ -8,4 +8,5 @@ mod common;
 
 mod command;
 mod ctl;
+mod docs;
 mod mq;

@@ -1,0 +1,309 @@
+//! Reading messages as lines.
+//!
+//! Each message is followed by a newline, unless it ends with one; tagged, it comes after its tag
+//! and a tab. A read gives at most one message, so that nothing is taken that another reader should
+//! have had; one that asks for [`MANY`] bytes or more gets as many as there are at once. What has
+//! been read last is kept for shells that read ahead and seek back; a read ahead of the position is
+//! end of file and takes nothing.
+
+use parking_lot::Mutex;
+
+use super::message::{Messages, give_back};
+use crate::error::Result;
+use crate::vfs::{Cx, Wait};
+
+/// A read that asks for this much may get several messages: `cat` asks for 128 KiB, what reads
+/// line by line for 4 KiB.
+const MANY: usize = 64 * 1024;
+/// The most messages that one read takes: what one caller may keep a request loop busy with.
+const MOST: usize = 4096;
+/// A tag, a tab and a newline.
+const EXTRA: usize = 22;
+
+/// The reading side of an open file.
+pub struct Gather {
+    tagged: bool,
+    /// Whether the file has a position.
+    seekable: bool,
+    state: Mutex<State>,
+}
+
+/// Where the reader is. Positions are those of the file.
+#[derive(Default)]
+struct State {
+    /// What has been taken and is not read yet, and what was read last.
+    text: Vec<u8>,
+    /// The position of the text's first byte.
+    start: u64,
+    /// The position of the next byte to be read.
+    position: u64,
+    /// How many bytes the last read gave.
+    last: usize,
+    /// The messages in the text; those that the last read began are among them.
+    taken: Vec<Taken>,
+}
+
+/// Where a message stands.
+#[derive(Clone, Copy)]
+struct Taken {
+    tag: i64,
+    /// Where its line begins, the message itself, and what comes after the line.
+    begin: u64,
+    message: u64,
+    end: u64,
+    length: usize,
+}
+
+/// Messages as lines, not placed yet: their positions count from 0.
+#[derive(Default)]
+pub struct Batch {
+    /// The lines.
+    pub text: Vec<u8>,
+    taken: Vec<Taken>,
+}
+
+impl Batch {
+    /// Adds a message as a line.
+    pub fn push(&mut self, tagged: bool, tag: i64, message: &[u8]) {
+        let begin = self.text.len() as u64;
+        if tagged {
+            self.text.extend_from_slice(tag.to_string().as_bytes());
+            self.text.push(b'\t');
+        }
+        let at = self.text.len() as u64;
+        self.text.extend_from_slice(message);
+        if message.last() != Some(&b'\n') {
+            self.text.push(b'\n');
+        }
+        let end = self.text.len() as u64;
+        self.taken.push(Taken { tag, begin, message: at, end, length: message.len() });
+    }
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.start + self.text.len() as u64
+    }
+
+    /// Serves a read from what has been taken; `false` if a message is to be taken first.
+    fn serve(&mut self, at: u64, size: usize, out: &mut Vec<u8>) -> bool {
+        if at > self.position || at < self.start {
+            // Nothing has come there yet, or nothing is there any more.
+            return true;
+        }
+        let rest = &self.text[(at - self.start) as usize..];
+        if rest.is_empty() {
+            return false;
+        }
+        let rest = &rest[..rest.len().min(size)];
+        out.extend_from_slice(rest);
+        let reached = at + rest.len() as u64;
+        if reached > self.position {
+            // What lies behind has been delivered by an earlier read.
+            self.taken.retain(|taken| taken.end > at);
+            self.position = reached;
+        }
+        self.last = rest.len();
+        true
+    }
+
+    /// Adds what has been taken, behind what is there.
+    fn add(&mut self, batch: Batch) {
+        let end = self.end();
+        if end == self.position {
+            self.text.clear();
+            self.taken.clear();
+            self.start = end;
+        }
+        self.taken.extend(batch.taken.iter().map(|taken| Taken {
+            begin: taken.begin + end,
+            message: taken.message + end,
+            end: taken.end + end,
+            ..*taken
+        }));
+        if self.text.is_empty() {
+            self.text = batch.text;
+        } else {
+            self.text.extend_from_slice(&batch.text);
+        }
+    }
+
+    /// Takes out the messages whose lines begin at `from` or later.
+    fn cut(&mut self, from: u64) -> Vec<(i64, Vec<u8>)> {
+        let Some(first) = self.taken.iter().position(|taken| taken.begin >= from) else {
+            return Vec::new();
+        };
+        let messages = self.taken.split_off(first);
+        let data = |taken: &Taken| {
+            let at = (taken.message - self.start) as usize;
+            (taken.tag, self.text[at..at + taken.length].to_vec())
+        };
+        let back = messages.iter().map(data).collect();
+        self.text.truncate((messages[0].begin - self.start) as usize);
+        back
+    }
+}
+
+impl Gather {
+    /// For a file with or without a position.
+    pub fn new(tagged: bool, seekable: bool) -> Self {
+        Self { tagged, seekable, state: Mutex::default() }
+    }
+
+    /// Reads. `receive` takes a message as [`Messages::receive`] does; `longest` is the longest
+    /// that may come.
+    pub fn read(
+        &self,
+        cx: &Cx,
+        at: u64,
+        size: usize,
+        out: &mut Vec<u8>,
+        longest: usize,
+        mut receive: impl FnMut(&Cx, &mut Vec<u8>) -> Result<i64>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        let here = if self.seekable { at } else { state.position };
+        if state.serve(here, size, out) {
+            return Ok(());
+        }
+        // Nobody is to wait for the lock while this waits for a message.
+        drop(state);
+        let (mut batch, mut message) = (Batch::default(), Vec::new());
+        let tag = receive(cx, &mut message)?;
+        batch.push(self.tagged, tag, &message);
+        if size >= MANY {
+            let at_once = Cx { wait: Wait::Try, ..*cx };
+            while batch.taken.len() < MOST && batch.text.len() + longest + EXTRA <= size {
+                // What goes wrong here, the next read will say.
+                let Ok(tag) = receive(&at_once, &mut message) else { break };
+                batch.push(self.tagged, tag, &message);
+            }
+        }
+        let mut state = self.state.lock();
+        state.add(batch);
+        let here = if self.seekable { at } else { state.position };
+        state.serve(here, size, out);
+        Ok(())
+    }
+
+    /// Whether a read would be answered without taking a message.
+    pub fn is_ready(&self) -> bool {
+        let state = self.state.lock();
+        state.position < state.end()
+    }
+
+    /// Gives back the messages whose lines began in the last read, which was of `bytes` bytes. The
+    /// rest of a line that began earlier stays for those who share the file.
+    pub fn unread(&self, queue: &impl Messages, bytes: usize) {
+        let mut state = self.state.lock();
+        let from = state.position.checked_sub(bytes as u64);
+        let Some(from) = from.filter(|from| state.last == bytes && *from >= state.start) else {
+            return;
+        };
+        state.position = from;
+        let messages = state.cut(from);
+        drop(state);
+        for (tag, data) in messages {
+            give_back(queue, tag, &data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::fake::{CX, Fake};
+    use super::*;
+    use crate::error::Errno;
+
+    fn queue(messages: &[&[u8]]) -> Fake {
+        let queue = Fake::default();
+        for (tag, message) in messages.iter().enumerate() {
+            queue.send(&CX, tag as i64, message).unwrap();
+        }
+        queue
+    }
+
+    fn read(gather: &Gather, queue: &Fake, at: u64, size: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        gather
+            .read(&CX, at, size, &mut out, 100, |cx, message| queue.receive(cx, message))
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn each_message_ends_with_a_newline_and_none_gets_a_second() {
+        let (gather, queue) = (Gather::new(false, true), queue(&[b"a", b"b\n", b"", b"c\nd"]));
+        assert_eq!(read(&gather, &queue, 0, MANY), b"a\nb\n\nc\nd\n");
+    }
+
+    #[test]
+    fn a_small_read_takes_one_message() {
+        let (gather, queue) = (Gather::new(false, true), queue(&[b"a", b"b"]));
+        assert_eq!(read(&gather, &queue, 0, MANY - 1), b"a\n");
+        assert_eq!(queue.queued().unwrap(), 1);
+        assert_eq!(read(&gather, &queue, 2, MANY - 1), b"b\n");
+    }
+
+    #[test]
+    fn a_large_read_takes_no_message_that_might_not_fit() {
+        let message = [b'x'; 100];
+        let messages = vec![&message[..]; 1000];
+        let (gather, queue) = (Gather::new(true, true), queue(&messages));
+        let mut at = 0;
+        while queue.queued().unwrap() > 0 {
+            at += read(&gather, &queue, at, MANY).len() as u64;
+            assert!(!gather.is_ready(), "all that was taken has been delivered");
+        }
+    }
+
+    #[test]
+    fn tags_come_first() {
+        let (gather, queue) = (Gather::new(true, true), queue(&[b"a", b"b"]));
+        assert_eq!(read(&gather, &queue, 0, MANY), b"0\ta\n1\tb\n");
+    }
+
+    #[test]
+    fn small_pieces_and_seeking_back() {
+        let (gather, queue) = (Gather::new(false, true), queue(&[b"one\ntwo", b"next"]));
+        assert_eq!(read(&gather, &queue, 0, 2), b"on");
+        assert_eq!(read(&gather, &queue, 2, 100), b"e\ntwo\n");
+        assert_eq!(read(&gather, &queue, 4, 100), b"two\n", "seeked back");
+        assert_eq!(read(&gather, &queue, 9, 100), b"", "ahead");
+        assert_eq!(queue.queued().unwrap(), 1);
+        assert_eq!(read(&gather, &queue, 8, 100), b"next\n");
+        assert_eq!(read(&gather, &queue, 0, 100), b"", "nothing is there any more");
+    }
+
+    #[test]
+    fn an_empty_queue_blocks_and_takes_nothing() {
+        let (gather, queue) = (Gather::new(false, false), queue(&[]));
+        let mut out = Vec::new();
+        let outcome = gather.read(&CX, 7, MANY, &mut out, 100, |cx, m| queue.receive(cx, m));
+        assert_eq!(outcome.unwrap_err().errno(), Errno::EAGAIN);
+    }
+
+    #[test]
+    fn what_a_killed_reader_took_goes_back_whole() {
+        let (gather, queue) = (Gather::new(true, false), queue(&[b"a", b"b", b"c"]));
+        let bytes = read(&gather, &queue, 0, MANY);
+        gather.unread(&queue, bytes.len());
+        assert_eq!(queue.queued().unwrap(), 3);
+        assert_eq!(read(&gather, &queue, 0, MANY), bytes);
+    }
+
+    #[test]
+    fn a_line_whose_beginning_was_delivered_stays_and_the_next_goes_back() {
+        let (gather, queue) = (Gather::new(false, false), queue(&[b"abc", b"d"]));
+        assert_eq!(read(&gather, &queue, 0, 2), b"ab");
+        let bytes = read(&gather, &queue, 0, 100);
+        assert_eq!(bytes, b"c\n");
+        gather.unread(&queue, bytes.len());
+        assert_eq!(queue.queued().unwrap(), 1);
+        assert_eq!(read(&gather, &queue, 0, 100), b"c\n");
+        let bytes = read(&gather, &queue, 0, 1);
+        assert_eq!(bytes, b"d");
+        gather.unread(&queue, 1);
+        assert_eq!(queue.queued().unwrap(), 1);
+    }
+}

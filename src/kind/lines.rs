@@ -1,0 +1,307 @@
+//! `lines` and `tagged`: a queue as a stream of lines.
+//!
+//! | operation | effect |
+//! | --- | --- |
+//! | `write` | each line is one message, without its newline, however the writes are cut; an unfinished last line is sent at the last close |
+//! | `read` | see [`super::gather`]; never ends |
+//!
+//! A full queue blocks. `O_NONBLOCK` or interrupted, the count written tells what has been sent:
+//! the lines that end in it. A line that is too long is `EMSGSIZE`, the lines before it having been
+//! sent; it is dropped as a whole, the part that earlier writes have brought included.
+//!
+//! In `tagged`, each line begins with the message's tag and a tab; `EINVAL` where it does not.
+
+use std::ops::RangeInclusive;
+
+use parking_lot::Mutex;
+
+use super::gather::Gather;
+use super::message::Messages;
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result};
+use crate::turn::Turn;
+use crate::vfs::{Attr, Cx, Handle, How, Wait};
+
+/// The most lines that one attempt in a request loop sends; a worker goes on.
+const MOST: usize = 4096;
+/// A tag and a tab.
+const TAG: usize = 21;
+
+/// The tags that a queue's messages can have.
+#[derive(Clone, Debug)]
+pub struct Tags {
+    /// What a tag is called: `priority`.
+    pub name: &'static str,
+    /// The tags that a message can be sent with.
+    pub valid: RangeInclusive<i64>,
+    /// The tag of a line without one.
+    pub default: i64,
+}
+
+/// An open `lines` or `tagged`.
+pub struct LinesFile<Q> {
+    queue: Q,
+    tags: &'static Tags,
+    tagged: bool,
+    writable: bool,
+    /// Who opened it: what is unfinished at the end is theirs.
+    opener: Caller,
+    reader: Gather,
+    /// Whose turn it is to write: one waits for the queue, the others for their turn.
+    turn: Turn,
+    /// The line that no newline has ended yet.
+    unfinished: Mutex<Vec<u8>>,
+}
+
+impl<Q: Messages> LinesFile<Q> {
+    /// Opens `queue` as lines, or as `tagged` lines.
+    pub fn new(queue: Q, tags: &'static Tags, tagged: bool, cx: &Cx, how: &How) -> Self {
+        Self {
+            queue,
+            tags,
+            tagged,
+            writable: how.write,
+            opener: cx.caller,
+            reader: Gather::new(tagged, !how.write),
+            turn: Turn::default(),
+            unfinished: Mutex::default(),
+        }
+    }
+
+    /// Sends one line, given without its newline.
+    fn send(&self, cx: &Cx, line: &[u8]) -> Result<()> {
+        if !self.tagged {
+            return self.queue.send(cx, self.tags.default, line);
+        }
+        let (tag, message) = self.split(line)?;
+        self.queue.send(cx, tag, message)
+    }
+
+    /// The tag and the message of a tagged line.
+    fn split<'line>(&self, line: &'line [u8]) -> Result<(i64, &'line [u8])> {
+        let parts = line.iter().position(|byte| *byte == b'\t');
+        let parts = parts.map(|tab| (&line[..tab], &line[tab + 1..]));
+        let valid = parts.and_then(|(tag, message)| {
+            let tag = std::str::from_utf8(tag).ok()?.parse().ok()?;
+            self.tags.valid.contains(&tag).then_some((tag, message))
+        });
+        valid.ok_or_else(|| {
+            let Tags { name, valid, .. } = self.tags;
+            let shown = String::from_utf8_lossy(&line[..line.len().min(40)]);
+            Error::because(
+                Errno::EINVAL,
+                format!(
+                    "a tagged line begins with its {name} ({} to {}) and a tab: {:?}",
+                    valid.start(),
+                    valid.end(),
+                    shown
+                ),
+            )
+        })
+    }
+
+    /// Adds the beginning of a line to `line`, unless it gets too long for this queue.
+    fn keep(&self, line: &mut Vec<u8>, more: &[u8]) -> Result<()> {
+        let longest = self.queue.longest()?;
+        let length = line.len() + more.len();
+        if length > longest + if self.tagged { TAG } else { 0 } {
+            line.clear();
+            return Err(Error::because(
+                Errno::EMSGSIZE,
+                format!("the line has {length} bytes or more, a message of this queue {longest}"),
+            ));
+        }
+        line.extend_from_slice(more);
+        Ok(())
+    }
+}
+
+/// What an interrupted or non-blocking writer may do again with the same bytes.
+fn can_be_repeated(error: &Error) -> bool {
+    matches!(error.errno(), Errno::EAGAIN | Errno::EINTR)
+}
+
+impl<Q: Messages> Handle for LinesFile<Q> {
+    fn attr(&self) -> Option<Result<Attr>> {
+        // As often as not the number of bytes to come is not known; there is always more to come.
+        None
+    }
+
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let longest = self.queue.longest()?;
+        let receive = |cx: &Cx, message: &mut Vec<u8>| self.queue.receive(cx, message);
+        self.reader.read(cx, at, size, out, longest, receive)
+    }
+
+    fn unread(&self, bytes: &[u8]) {
+        self.reader.unread(&self.queue, bytes.len());
+    }
+
+    fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        // A worker that goes on for one who may not wait does not wait either.
+        let cx = Cx { wait: if cx.nonblock { Wait::Try } else { cx.wait }, ..*cx };
+        let _turn = self.turn.take(cx.wait)?;
+        // Nobody else has it during this turn.
+        let mut unfinished = self.unfinished.lock();
+        let mut sent = 0;
+        while let Some(length) = data[*done..].iter().position(|byte| *byte == b'\n') {
+            if sent == MOST && cx.wait == Wait::Try && !cx.nonblock {
+                return Err(Error::deferred());
+            }
+            let line = &data[*done..*done + length];
+            if unfinished.is_empty() {
+                self.send(&cx, line)?;
+            } else {
+                let before = unfinished.len();
+                self.keep(&mut unfinished, line)?;
+                let outcome = self.send(&cx, &unfinished);
+                match &outcome {
+                    Err(error) if can_be_repeated(error) => unfinished.truncate(before),
+                    _ => unfinished.clear(),
+                }
+                outcome?;
+            }
+            *done += length + 1;
+            sent += 1;
+        }
+        let rest = &data[*done..];
+        if !rest.is_empty() {
+            self.keep(&mut unfinished, rest)?;
+            *done = data.len();
+        }
+        Ok(())
+    }
+
+    fn poll(&self, events: i16) -> i16 {
+        let readable = libc::POLLIN | libc::POLLRDNORM;
+        if events & readable != 0 && self.reader.is_ready() {
+            return events & readable | self.queue.poll(events & !readable);
+        }
+        self.queue.poll(events)
+    }
+
+    fn wait_ready(&self, events: i16) -> Result<()> {
+        self.queue.wait_ready(events)
+    }
+
+    fn finishes(&self) -> Option<bool> {
+        // While somebody is writing, this is not the last close.
+        let unfinished = || self.unfinished.try_lock().is_some_and(|line| !line.is_empty());
+        self.writable.then(unfinished)
+    }
+
+    fn finish(&self, cx: &Cx) -> Result<()> {
+        let mut unfinished = self.unfinished.lock();
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.send(&Cx { caller: self.opener, ..*cx }, &unfinished);
+        if !outcome.as_ref().is_err_and(can_be_repeated) {
+            unfinished.clear();
+        }
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::fake::{CX, Fake};
+    use super::*;
+
+    static TAGS: Tags = Tags { name: "priority", valid: 0..=9, default: 0 };
+
+    fn file(queue: Fake, tagged: bool) -> LinesFile<Fake> {
+        let how = How::new(libc::O_RDWR, Attr::file(1, 0o600));
+        LinesFile::new(queue, &TAGS, tagged, &CX, &how)
+    }
+
+    fn write(file: &LinesFile<Fake>, data: &[u8]) -> (usize, Option<Errno>) {
+        let mut done = 0;
+        let outcome = file.write(&Cx { nonblock: true, ..CX }, 0, data, &mut done);
+        (done, outcome.err().map(|error| error.errno()))
+    }
+
+    fn queued(file: &LinesFile<Fake>) -> Vec<(i64, String)> {
+        let queued = file.queue.queued.lock();
+        queued.iter().map(|(tag, data)| (*tag, String::from_utf8_lossy(data).into())).collect()
+    }
+
+    fn lines(file: &LinesFile<Fake>) -> Vec<String> {
+        queued(file).into_iter().map(|(_, line)| line).collect()
+    }
+
+    #[test]
+    fn lines_are_messages_wherever_the_writes_are_cut() {
+        let text = b"one\n\ntwo and more\nlast";
+        for cut in 0..=text.len() {
+            for second in cut..=text.len() {
+                let file = file(Fake::default(), false);
+                for part in [&text[..cut], &text[cut..second], &text[second..]] {
+                    assert_eq!(write(&file, part), (part.len(), None));
+                }
+                assert_eq!(file.finishes(), Some(true));
+                file.finish(&CX).unwrap();
+                assert_eq!(lines(&file), ["one", "", "two and more", "last"]);
+                assert_eq!(file.finishes(), Some(false));
+            }
+        }
+    }
+
+    #[test]
+    fn the_count_tells_which_lines_were_sent() {
+        let file = file(Fake { room: 2, ..Fake::default() }, false);
+        assert_eq!(write(&file, b"a"), (1, None));
+        assert_eq!(write(&file, b"b\nc\nd\ne"), (4, Some(Errno::EAGAIN)));
+        assert_eq!(lines(&file), ["ab", "c"]);
+        assert_eq!(write(&file, b"d\ne"), (0, Some(Errno::EAGAIN)));
+        file.queue.queued.lock().clear();
+        assert_eq!(write(&file, b"d\ne"), (3, None));
+        assert_eq!(write(&file, b"f\n"), (2, None));
+        assert_eq!(lines(&file), ["d", "ef"]);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_beginning_of_a_line() {
+        let file = file(Fake { room: 0, ..Fake::default() }, false);
+        assert_eq!(write(&file, b"a"), (1, None));
+        assert_eq!(write(&file, b"b\n"), (0, Some(Errno::EAGAIN)));
+        let file = LinesFile { queue: Fake::default(), ..file };
+        assert_eq!(write(&file, b"c\n"), (2, None));
+        assert_eq!(lines(&file), ["ac"]);
+    }
+
+    #[test]
+    fn a_long_line_is_refused_whole_and_the_lines_before_it_are_sent() {
+        let file = file(Fake { longest: 5, ..Fake::default() }, false);
+        assert_eq!(write(&file, b"a\n1234"), (6, None));
+        assert_eq!(write(&file, b"56\nb\n"), (0, Some(Errno::EMSGSIZE)));
+        assert_eq!(write(&file, b"b\n"), (2, None));
+        assert_eq!(write(&file, b"c\n123456"), (2, Some(Errno::EMSGSIZE)));
+        assert_eq!(write(&file, b"12345\n"), (6, None));
+        assert_eq!(lines(&file), ["a", "b", "c", "12345"]);
+    }
+
+    #[test]
+    fn tagged_lines_begin_with_their_tag() {
+        let file = file(Fake { longest: 5, ..Fake::default() }, true);
+        assert_eq!(write(&file, b"3\tabc\n0\t\n9\t12345\n1\tla"), (21, None));
+        assert_eq!(write(&file, b"st\n"), (3, None));
+        let expected = [(3, "abc"), (0, ""), (9, "12345"), (1, "last")];
+        assert_eq!(queued(&file), expected.map(|(tag, text)| (tag, text.to_owned())));
+        for wrong in ["abc\n", "x\tabc\n", "10\tabc\n", "-1\tabc\n", "\tabc\n", "\n"] {
+            let text = format!("2\tok\n{wrong}");
+            assert_eq!(write(&file, text.as_bytes()), (5, Some(Errno::EINVAL)), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_lines_leaves_the_request_loop() {
+        let file = file(Fake::default(), false);
+        let (text, mut done) = (vec![b'\n'; MOST + 10], 0);
+        let error = file.write(&CX, 0, &text, &mut done).unwrap_err();
+        assert!(error.is_deferred());
+        assert_eq!(done, MOST);
+        file.write(&Cx { wait: Wait::Block, ..CX }, 0, &text, &mut done).unwrap();
+        assert_eq!(done, text.len());
+    }
+}

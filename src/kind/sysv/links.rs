@@ -1,0 +1,151 @@
+//! Names for keys: `ln -s 0x4d2 sysv/msg/jobs`.
+//!
+//! They are symbolic links, kept by the file system in a directory of their own that only the
+//! daemon looks into: `/run/ipcfs/sysv/msg` for root, `$XDG_RUNTIME_DIR/ipcfs/sysv/msg` for a user,
+//! `-o link_dir=PATH` for `PATH/sysv/msg`. They outlive the daemon. It is made with the first link.
+//! Whatever else may be in there is not shown.
+
+use std::ffi::OsStr;
+use std::fs::DirBuilder;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::super::Options;
+use super::super::fsdir::FsDir;
+use super::Name;
+use crate::caller::{Caller, privileged};
+use crate::error::{Errno, Error, Result, fail};
+use crate::vfs::{Attr, DirEntry, FileType};
+
+/// Tells the numbers of links (inode numbers) from those of objects (identifiers) of the same
+/// directory.
+const LINK: u64 = 1 << 63;
+
+/// The links of one kind.
+pub(super) struct Links {
+    /// Where they are kept, if there is a place.
+    place: Option<PathBuf>,
+    /// The same, once it is there.
+    dir: OnceLock<FsDir>,
+}
+
+impl Links {
+    /// The links of the kind whose directory is `path`.
+    pub(super) fn new(options: &Options, path: &str) -> Self {
+        let base = options.link_dir.clone().or_else(|| {
+            if privileged() {
+                return Some("/run/ipcfs".into());
+            }
+            let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
+            Some(Path::new(&runtime).join("ipcfs"))
+        });
+        Self { place: base.map(|base| base.join(path)), dir: OnceLock::new() }
+    }
+
+    /// The directory, if it is there.
+    fn dir(&self) -> Result<Option<&FsDir>> {
+        if let Some(dir) = self.dir.get() {
+            return Ok(Some(dir));
+        }
+        let Some(place) = &self.place else { return Ok(None) };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match nix::fcntl::open(place, flags, Mode::empty()) {
+            Ok(dir) => Ok(Some(self.dir.get_or_init(|| FsDir::new(dir)))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The directory, which is made if it is not there.
+    fn made_dir(&self) -> Result<&FsDir> {
+        let Some(place) = &self.place else {
+            return Err(Error::because(
+                Errno::EPERM,
+                "there is no place to keep names in: XDG_RUNTIME_DIR is not set; -o link_dir=PATH \
+                 gives one",
+            ));
+        };
+        if self.dir()?.is_none() {
+            // The last directory is everybody's, with the sticky bit, and the one above it lets
+            // nobody in: whatever is done there is done by the daemon as the caller.
+            if let Some(above) = place.parent() {
+                if let Some(base) = above.parent() {
+                    DirBuilder::new().recursive(true).mode(0o755).create(base)?;
+                }
+                DirBuilder::new().recursive(true).mode(0o700).create(above)?;
+            }
+            DirBuilder::new().recursive(true).mode(0o1777).create(place)?;
+        }
+        self.dir()?.ok_or_else(|| Errno::ENOENT.into())
+    }
+
+    /// The attributes of a link.
+    pub(super) fn find(&self, name: &[u8]) -> Result<Attr> {
+        let target = self.target(name)?;
+        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let attr = dir.stat(name)?;
+        Ok(Attr { ident: attr.ident | LINK, mode: 0o777, size: target.len() as u64, ..attr })
+    }
+
+    /// The key that a link stands for.
+    pub(super) fn target(&self, name: &[u8]) -> Result<Vec<u8>> {
+        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        match nix::fcntl::readlinkat(dir, OsStr::from_bytes(name)) {
+            Ok(target) if is_key(target.as_bytes()) => Ok(target.into_encoded_bytes()),
+            // Something else than a link.
+            Ok(_) | Err(Errno::EINVAL) => fail(Errno::ENOENT),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn list(&self) -> Result<Vec<DirEntry>> {
+        let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
+        let mut entries = dir.list()?;
+        entries.retain(|entry| {
+            entry.file_type == FileType::Symlink
+                && Name::parse(&entry.name).is_none()
+                && self.target(&entry.name).is_ok()
+        });
+        for entry in &mut entries {
+            entry.ident |= LINK;
+        }
+        Ok(entries)
+    }
+
+    /// Makes a link as the caller.
+    pub(super) fn make(&self, caller: Caller, name: &[u8], target: &[u8]) -> Result<()> {
+        let dir = self.made_dir()?;
+        let (name, target) = (OsStr::from_bytes(name), OsStr::from_bytes(target));
+        caller.act(|| Ok(nix::unistd::symlinkat(target, dir, name)?))
+    }
+
+    /// Removes a link as the caller, so that the sticky bit protects those of others.
+    pub(super) fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
+        self.target(name)?;
+        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        dir.remove(caller, name)
+    }
+
+    /// Renames a link as the caller.
+    pub(super) fn rename(
+        &self,
+        caller: Caller,
+        from: &[u8],
+        to: &[u8],
+        replace: bool,
+    ) -> Result<()> {
+        self.target(from)?;
+        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        dir.rename_visible(caller, from, to, replace, self.find(to))
+    }
+}
+
+fn is_key(target: &[u8]) -> bool {
+    matches!(Name::parse(target), Some(Name::Key(_)))
+}

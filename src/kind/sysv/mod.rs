@@ -1,0 +1,407 @@
+//! What the three System V kinds have in common: `sysv/msg/KEY`, `sysv/sem/KEY`, `sysv/shm/KEY`
+//! (`sysvipc(7)`).
+//!
+//! # Names
+//!
+//! | name | stands for |
+//! | --- | --- |
+//! | `0x000004d2` | the object of that key; so it is listed |
+//! | `0x4d2`, `0x4D2` | the same: `0x` and one to eight hexadecimal digits |
+//! | `1234` | the same: decimal, without leading zeros, up to 4294967295 |
+//! | `-1` | the same as `0xffffffff`: a `key_t` is a signed number in C, down to -2147483648 |
+//! | `id-7` | the object whose identifier is 7, whether it has a key or not; so one without is listed |
+//! | `jobs` | a symbolic link in the same directory to one of the keys above ([`links`]) |
+//!
+//! Anything else is no name (`ENOENT`) and cannot be made (`EINVAL`): the key 0 in any spelling,
+//! which is `IPC_PRIVATE` and finds nothing; `0X4d2`; nine or more hexadecimal digits; `01234`,
+//! which C would take for octal; a sign `+`, `-0`, blanks anywhere, numbers that 32 bits do not
+//! hold. `id-N` cannot be made either, since the kernel gives identifiers out.
+//!
+//! # Which object
+//!
+//! A key can be reused at any time; an identifier carries a sequence number, so that it stands for
+//! one object for a long time. So a name is looked up once and what is done afterwards is done to
+//! the identifier, which is the object's [`Attr::ident`].
+//!
+//! # Who may
+//!
+//! The kernel checks reading and writing against the object's mode before a request arrives. To
+//! change or remove an object one must be its owner or its creator (`IPC_SET`, `IPC_RMID`), which
+//! no directory mode expresses: the directories are open to everybody, and the daemon makes those
+//! calls as the caller. Changing the mode is the owner's alone here, as for any file.
+
+mod actors;
+mod links;
+pub mod msg;
+mod watch;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use self::links::Links;
+use super::fsdir::time;
+use super::{Attributes, Kind, Options, Profile};
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::status::Fields;
+use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, Object};
+
+/// What a name in one of the directories stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The object of this key, which is not 0.
+    Key(i32),
+    /// The object of this identifier.
+    Id(i32),
+}
+
+impl Name {
+    /// Understands a name as the module's documentation has it; `None` for anything else.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(name).ok()?;
+        if let Some(id) = text.strip_prefix("id-") {
+            let id = decimal(id)?;
+            return i32::try_from(id).ok().map(Self::Id);
+        }
+        let key = if let Some(digits) = text.strip_prefix("0x") {
+            let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if digits.len() > 8 || !hexadecimal {
+                return None;
+            }
+            u32::from_str_radix(digits, 16).ok()?
+        } else if let Some(digits) = text.strip_prefix('-') {
+            i32::try_from(-decimal(digits)?).ok()? as u32
+        } else {
+            u32::try_from(decimal(text)?).ok()?
+        };
+        (key != 0).then_some(Self::Key(key as i32))
+    }
+}
+
+/// A decimal number in its one spelling.
+fn decimal(text: &str) -> Option<i64> {
+    let canonical = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+    (canonical && digits && text.len() <= 10).then(|| text.parse().ok())?
+}
+
+/// How an object is listed.
+pub fn name_of(key: i32, id: i32) -> String {
+    if key == 0 { format!("id-{id}") } else { format!("0x{key:08x}") }
+}
+
+/// What is different between the three kinds.
+pub trait Family: Send + Sync + Sized + 'static {
+    /// The kind's profile.
+    fn profile(&self) -> &'static Profile;
+
+    /// The kernel's list of them below /proc/sysvipc.
+    fn table(&self) -> &'static str;
+
+    /// The identifier of the object of a key (`msgget(key, 0)`, which asks for no permission);
+    /// `ENOENT` if there is none.
+    fn id_of(&self, key: i32) -> Result<i32>;
+
+    /// The attributes of the object of an identifier (`MSG_STAT_ANY`, which asks for no permission;
+    /// see [`perm_attr`]). `EINVAL` or `EIDRM` if it is gone.
+    fn attr(&self, id: i32) -> Result<Attr>;
+
+    /// Makes an object (`IPC_CREAT | IPC_EXCL`). Called under the caller's ids.
+    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()>;
+
+    /// Removes an object (`IPC_RMID`). Called under the caller's ids.
+    fn remove(&self, id: i32) -> Result<()>;
+
+    /// What an identifier stands for.
+    fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object>;
+}
+
+/// The directory of one of the three kinds.
+pub struct Objects<F> {
+    family: Arc<F>,
+    links: Links,
+}
+
+impl<F: Family> Objects<F> {
+    /// The directory of a family; fails where the kernel has no System V objects.
+    pub fn open(family: F, options: &Options) -> Result<Arc<dyn Kind>> {
+        let table = family.table();
+        std::fs::metadata(table).map_err(|error| {
+            Error::because(
+                Error::from(error).errno(),
+                format!(
+                    "{table} is missing: /proc is not mounted, or this kernel is built without \
+                     System V IPC"
+                ),
+            )
+        })?;
+        let links = Links::new(options, family.profile().path);
+        Ok(Arc::new(Self { family: Arc::new(family), links }))
+    }
+
+    fn find_id(&self, name: Name) -> Result<i32> {
+        match name {
+            Name::Key(key) => self.family.id_of(key),
+            Name::Id(id) => Ok(id),
+        }
+    }
+}
+
+impl<F: Family> Kind for Objects<F> {
+    fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
+        match Name::parse(name) {
+            Some(Name::Key(key)) => caller.act(|| self.family.make(key, mode & 0o777, attributes)),
+            Some(Name::Id(_)) => Err(Error::because(
+                Errno::EINVAL,
+                "identifiers are given out by the kernel; make an object by its key",
+            )),
+            None => Err(no_key(name)),
+        }
+    }
+}
+
+fn no_key(name: &[u8]) -> Error {
+    Error::because(
+        Errno::EINVAL,
+        format!(
+            "\"{}\" is no key (0x4d2 or 1234, not 0); a link gives a key a name: ln -s 0x4d2 jobs",
+            String::from_utf8_lossy(name).escape_debug()
+        ),
+    )
+}
+
+/// What an object that has gone looks like to who looks for it.
+fn absent(error: Error) -> Error {
+    match error.errno() {
+        Errno::EINVAL | Errno::EIDRM => Errno::ENOENT.into(),
+        _ => error,
+    }
+}
+
+impl<F: Family> Dir for Objects<F> {
+    fn attr(&self) -> Result<Attr> {
+        // Without the sticky bit: who may remove an object, IPC_RMID decides.
+        Ok(Attr::directory(0, 0o777))
+    }
+
+    fn children(&self) -> Children {
+        self.family.profile().children
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Attr> {
+        match Name::parse(name) {
+            Some(name) => self.family.attr(self.find_id(name)?).map_err(absent),
+            None => self.links.find(name),
+        }
+    }
+
+    fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
+        if attr.file_type == FileType::Symlink {
+            return Ok(Item::Link(self.links.target(name)?.into()));
+        }
+        Ok(Item::Object(Arc::clone(&self.family).object(attr.ident as i32)))
+    }
+
+    fn list(&self) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for (key, id) in parse_table(&std::fs::read(self.family.table())?) {
+            let name = name_of(key, id).into_bytes();
+            entries.push(DirEntry { name, ident: id as u64, file_type: FileType::Regular });
+        }
+        entries.extend(self.links.list()?);
+        Ok(entries)
+    }
+
+    fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        self.make(caller, name, mode, &Attributes::default())
+    }
+
+    fn make_link(&self, caller: Caller, name: &[u8], target: &[u8]) -> Result<()> {
+        if Name::parse(name).is_some() {
+            return Err(Error::because(Errno::EINVAL, "that is a key or an identifier already"));
+        }
+        if !matches!(Name::parse(target), Some(Name::Key(_))) {
+            return Err(no_key(target));
+        }
+        self.links.make(caller, name, target)
+    }
+
+    fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
+        let Some(name) = Name::parse(name) else { return self.links.remove(caller, name) };
+        let id = self.find_id(name)?;
+        caller.act(|| self.family.remove(id)).map_err(absent)
+    }
+
+    fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
+        // The names of keys alone: an object's key is for life.
+        if Name::parse(from).is_some() || Name::parse(to).is_some() {
+            return fail(Errno::EPERM);
+        }
+        self.links.rename(caller, from, to, replace)
+    }
+}
+
+/// The keys and identifiers of a table in /proc/sysvipc, in which they are the first two columns.
+fn parse_table(text: &[u8]) -> impl Iterator<Item = (i32, i32)> {
+    String::from_utf8_lossy(text)
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut columns = line.split_ascii_whitespace();
+            Some((columns.next()?.parse().ok()?, columns.next()?.parse().ok()?))
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// The attributes of an object with these permissions. A time of 0 is that of nothing that has ever
+/// happened; it becomes that of the last change of attributes, which is the creation at first.
+pub fn perm_attr(perm: &libc::ipc_perm, id: i32, size: u64, times: Times) -> Attr {
+    let shown = |seconds| if seconds == 0 { times.change } else { seconds };
+    Attr {
+        ident: id as u64,
+        file_type: FileType::Regular,
+        // Above these there are flags: SHM_DEST, SHM_LOCKED.
+        mode: u32::from(perm.mode) & 0o777,
+        uid: perm.uid,
+        gid: perm.gid,
+        size,
+        blocks: size.div_ceil(512),
+        nlink: 1,
+        atime: to_time(shown(times.read)),
+        mtime: to_time(shown(times.write)),
+        ctime: to_time(times.change),
+    }
+}
+
+/// An object's times, in seconds since 1970; 0 for never.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When it was last read.
+    pub read: i64,
+    /// When it was last written.
+    pub write: i64,
+    /// When its attributes were last changed.
+    pub change: i64,
+}
+
+fn to_time(seconds: i64) -> SystemTime {
+    time(seconds, 0)
+}
+
+/// The fields that each object's status begins with.
+pub fn perm_status(perm: &libc::ipc_perm, id: i32) -> Fields {
+    Fields::default()
+        .text("name", name_of(perm.__key, id))
+        .text("key", format!("0x{:08x}", perm.__key))
+        .number("id", id)
+        .mode(u32::from(perm.mode) & 0o777)
+        .number("uid", perm.uid)
+        .number("gid", perm.gid)
+        .number("cuid", perm.cuid)
+        .number("cgid", perm.cgid)
+}
+
+/// Applies a change of mode and owner to `perm` and has `set` make it real (`IPC_SET`) as the
+/// caller, who is the owner, the creator or root. Times cannot be set, which touch(1) need not
+/// know.
+pub fn change_perm(
+    caller: Caller,
+    perm: &mut libc::ipc_perm,
+    change: &Change,
+    set: impl FnOnce(&libc::ipc_perm) -> Result<()>,
+) -> Result<()> {
+    if change.mode.is_none() && change.uid.is_none() && change.gid.is_none() {
+        return Ok(());
+    }
+    if let Some(mode) = change.mode {
+        perm.mode = (mode & 0o777) as _;
+    }
+    perm.uid = change.uid.unwrap_or(perm.uid);
+    perm.gid = change.gid.unwrap_or(perm.gid);
+    caller.act(|| set(perm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_key_is_taken_or_refused_as_documented() {
+        let key = |key: u32| Some(Name::Key(key as i32));
+        let table: &[(&str, Option<Name>)] = &[
+            ("0x000004d2", key(1234)),
+            ("0x4d2", key(1234)),
+            ("0x4D2", key(1234)),
+            ("0x04d2", key(1234)),
+            ("1234", key(1234)),
+            ("1", key(1)),
+            ("0xffffffff", key(0xffff_ffff)),
+            ("0xFFFFFFFF", key(0xffff_ffff)),
+            ("4294967295", key(0xffff_ffff)),
+            ("-1", key(0xffff_ffff)),
+            ("0x80000000", key(0x8000_0000)),
+            ("2147483648", key(0x8000_0000)),
+            ("-2147483648", key(0x8000_0000)),
+            ("id-0", Some(Name::Id(0))),
+            ("id-7", Some(Name::Id(7))),
+            ("id-2147483647", Some(Name::Id(i32::MAX))),
+            // The key 0 is no key.
+            ("0", None),
+            ("-0", None),
+            ("0x0", None),
+            ("0x00000000", None),
+            ("", None),
+            ("0x", None),
+            ("0X4d2", None),
+            ("0x0000004d2", None),
+            ("0x1ffffffff", None),
+            ("0x4g2", None),
+            ("0x+4d", None),
+            ("0x-1", None),
+            ("4d2", None),
+            ("01234", None),
+            ("-01", None),
+            ("+1234", None),
+            ("--1", None),
+            ("-", None),
+            (" 1234", None),
+            ("1234 ", None),
+            ("12 34", None),
+            ("\t1", None),
+            ("1234\n", None),
+            ("4294967296", None),
+            ("-2147483649", None),
+            ("99999999999999999999", None),
+            ("-0x1", None),
+            ("id-", None),
+            ("id-07", None),
+            ("id--1", None),
+            ("id-0x7", None),
+            ("id-2147483648", None),
+            ("ID-7", None),
+            ("jobs", None),
+            ("١٢٣", None),
+        ];
+        for (name, expected) in table {
+            assert_eq!(Name::parse(name.as_bytes()), *expected, "{name:?}");
+        }
+        assert_eq!(Name::parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn what_is_listed_is_understood() {
+        for (key, id) in [(1234, 7), (-1, 7), (i32::MIN, 0), (0, 7)] {
+            let expected = if key == 0 { Name::Id(id) } else { Name::Key(key) };
+            assert_eq!(Name::parse(name_of(key, id).as_bytes()), Some(expected));
+        }
+        assert_eq!(name_of(1234, 7), "0x000004d2");
+        assert_eq!(name_of(0, 7), "id-7");
+    }
+
+    #[test]
+    fn the_kernels_table_is_understood() {
+        let text = b"       key      msqid perms      cbytes       qnum lspid\n      1234          0   666           0          0     0\n        -1      32769   600          10          1     7\nnonsense\n\n";
+        assert_eq!(parse_table(text).collect::<Vec<_>>(), [(1234, 0), (-1, 32769)]);
+    }
+}

@@ -1,0 +1,570 @@
+//! `sysv/msg/KEY`: System V message queues, `msgget(KEY)` (`sysvipc(7)`).
+//!
+//! | operation | effect |
+//! | --- | --- |
+//! | `write` | sends one message of type 1 (`msgsnd(2)`) |
+//! | `read` | takes the oldest message of any type (`msgrcv(2)`), then end of file |
+//! | `truncate` to 0 | discards what is queued; another size is `EINVAL` |
+//! | size | bytes queued |
+//! | times | last `msgrcv`, last `msgsnd`, last change |
+//!
+//! A message longer than `kernel.msgmax` is `EMSGSIZE`, as for every queue here, where `msgsnd(2)`
+//! says `EINVAL`. One who waits for a queue that is removed gets `EIDRM`; so does whoever comes
+//! later. Readiness for poll(2) is noticed within [`watch::INTERVAL`](super::watch::INTERVAL).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::actors::Actors;
+use super::watch::Watch;
+use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
+use crate::caller::Caller;
+use crate::error::{Errno, Error, Result, fail};
+use crate::kind::control::{Access, Control, ControlDir, Serve};
+use crate::kind::drain::{Drain, NotEmpty};
+use crate::kind::gather::Batch;
+use crate::kind::lines::{LinesFile, Tags};
+use crate::kind::message::{MessageFile, Messages};
+use crate::kind::{Attributes, Options, Profile};
+use crate::status::Fields;
+use crate::vfs::{Attr, Change, Children, Cx, Dir, How, Io, Object, Opened, Wait};
+
+/// The kind's profile.
+pub const PROFILE: Profile = Profile {
+    path: "sysv/msg",
+    about: "System V message queues",
+    children: Children::PerWriter,
+    attributes: &["qbytes"],
+    open: |options: &Options| Objects::open(Queues::default(), options),
+};
+
+/// What `write` sends.
+const PLAIN: i64 = 1;
+
+/// The queues of the current IPC namespace.
+#[derive(Default)]
+pub struct Queues {
+    actors: Actors,
+    watch: Watch,
+    /// Room to receive into: a message that did not fit has made it larger.
+    room: AtomicUsize,
+}
+
+/// What [`Actors`] are asked for.
+const SENDER: u32 = 0;
+const RECEIVER: u32 = 1;
+
+impl Queues {
+    fn note(&self, id: i32, what: u32, cx: &Cx) {
+        self.actors.note(id, what, cx.caller, |id| sys::stat(id).is_ok());
+    }
+}
+
+impl Family for Queues {
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    fn table(&self) -> &'static str {
+        "/proc/sysvipc/msg"
+    }
+
+    fn id_of(&self, key: i32) -> Result<i32> {
+        Ok(sys::get(key, 0)?)
+    }
+
+    fn attr(&self, id: i32) -> Result<Attr> {
+        Ok(queue_attr(&sys::stat(id)?, id))
+    }
+
+    fn make(&self, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
+        let id = sys::get(key, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
+        let Some(qbytes) = attributes.get("qbytes") else { return Ok(()) };
+        set_qbytes(id, qbytes).inspect_err(|_| {
+            let _ = sys::remove(id);
+        })
+    }
+
+    fn remove(&self, id: i32) -> Result<()> {
+        Ok(sys::remove(id)?)
+    }
+
+    fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
+        Arc::new(Queue { kind: self, id })
+    }
+}
+
+/// Bytes queued are what the file holds.
+fn queue_attr(queue: &libc::msqid_ds, id: i32) -> Attr {
+    let (read, write, change) = (queue.msg_rtime, queue.msg_stime, queue.msg_ctime);
+    perm_attr(&queue.msg_perm, id, queue.__msg_cbytes, Times { read, write, change })
+}
+
+fn set_qbytes(id: i32, qbytes: u64) -> Result<()> {
+    let mut queue = sys::stat(id)?;
+    queue.msg_qbytes = qbytes;
+    sys::set(id, &queue).map_err(|errno| match errno {
+        Errno::EPERM => Error::because(
+            Errno::EPERM,
+            "the owner and the creator may set qbytes up to kernel.msgmnb, and more needs \
+             CAP_SYS_RESOURCE",
+        ),
+        errno => errno.into(),
+    })
+}
+
+/// A queue.
+struct Queue {
+    kind: Arc<Queues>,
+    id: i32,
+}
+
+impl Queue {
+    fn messages(&self, select: Select) -> Endpoint {
+        Endpoint { kind: Arc::clone(&self.kind), id: self.id, select }
+    }
+
+    /// Opens the queue to send with `tag` and to receive what `select` says.
+    fn opened(&self, how: &How, tag: i64, select: Select) -> Opened {
+        let file = MessageFile::new(self.messages(select), tag, !how.write);
+        Opened { handle: Arc::new(file), io: Io::Messages }
+    }
+
+    fn lines(&self, cx: &Cx, how: &How, tagged: bool) -> Opened {
+        let file = LinesFile::new(self.messages(Select::ANY), &TAGS, tagged, cx, how);
+        Opened { handle: Arc::new(file), io: Io::Messages }
+    }
+
+    /// Discards what is queued at this moment.
+    fn discard(&self, caller: Caller) -> Result<()> {
+        let cx = Cx { caller, wait: Wait::Try, nonblock: true };
+        for _ in 0..sys::stat(self.id)?.msg_qnum {
+            match sys::discard_one(self.id) {
+                Ok(()) => self.kind.note(self.id, RECEIVER, &cx),
+                Err(Errno::ENOMSG) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// All messages that are queued, none of which is taken.
+    fn peek(&self, _cx: &Cx) -> Result<Vec<u8>> {
+        let (mut lines, mut message) = (Batch::default(), Vec::new());
+        for index in 0.. {
+            let Some(tag) = peek(self.id, index, &mut message)? else { break };
+            lines.push(true, tag, &message);
+        }
+        Ok(lines.text)
+    }
+
+    fn qbytes(&self) -> Result<u64> {
+        Ok(sys::stat(self.id)?.msg_qbytes)
+    }
+
+    fn set_qbytes(&self, caller: Caller, qbytes: u64) -> Result<()> {
+        caller.act(|| set_qbytes(self.id, qbytes))
+    }
+}
+
+/// Copies message number `index` of the queue; `None` if there are not so many.
+fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<i64>> {
+    let mut room = message.capacity().max(FIRST_ROOM);
+    loop {
+        match sys::receive(id, index, libc::MSG_COPY | libc::IPC_NOWAIT, room, message) {
+            Ok(tag) => return Ok(Some(tag)),
+            Err(Errno::ENOMSG) => return Ok(None),
+            Err(Errno::E2BIG) => room *= 2,
+            Err(Errno::ENOSYS) => {
+                return Err(Error::because(
+                    Errno::EOPNOTSUPP,
+                    "this kernel cannot copy messages (CONFIG_CHECKPOINT_RESTORE)",
+                ));
+            }
+            Err(errno) => return Err(removed(errno)),
+        }
+    }
+}
+
+/// The kernel says `EINVAL` of an identifier that it does not know any more.
+fn removed(errno: Errno) -> Error {
+    if errno == Errno::EINVAL { Errno::EIDRM.into() } else { errno.into() }
+}
+
+impl Object for Queue {
+    fn attr(&self) -> Result<Attr> {
+        self.kind.attr(self.id).map_err(super::absent)
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+        match change.size {
+            None => {}
+            Some(0) => self.discard(caller)?,
+            Some(size) => {
+                return Err(Error::because(
+                    Errno::EINVAL,
+                    format!("a queue cannot be made {size} bytes long; 0 discards what is queued"),
+                ));
+            }
+        }
+        let mut queue = sys::stat(self.id)?;
+        let mut perm = queue.msg_perm;
+        change_perm(caller, &mut perm, change, |perm| {
+            queue.msg_perm = *perm;
+            Ok(sys::set(self.id, &queue)?)
+        })
+    }
+
+    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+        how.verify(&self.attr()?)?;
+        Ok(self.opened(how, PLAIN, Select::ANY))
+    }
+
+    fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
+        Some(Arc::new(ControlDir::new(self, CONTROLS)))
+    }
+
+    fn status(&self) -> Result<Fields> {
+        let queue = sys::stat(self.id)?;
+        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        Ok(perm_status(&queue.msg_perm, self.id)
+            .number("qnum", queue.msg_qnum)
+            .number("cbytes", queue.__msg_cbytes)
+            .number("qbytes", queue.msg_qbytes)
+            .number("lspid", actor(SENDER, queue.msg_lspid))
+            .number("lrpid", actor(RECEIVER, queue.msg_lrpid))
+            .number("stime", queue.msg_stime)
+            .number("rtime", queue.msg_rtime)
+            .number("ctime", queue.msg_ctime))
+    }
+}
+
+/// `ctl/sysv/msg/KEY/`.
+const CONTROLS: &[Control<Queue>] = &[
+    Control {
+        name: "status",
+        access: Access::Read,
+        about: "what is known of the queue, as name=value lines",
+        serve: Serve::Sh(Queue::status),
+    },
+    Control {
+        name: "status.json",
+        access: Access::Read,
+        about: "the same as JSON",
+        serve: Serve::Json(Queue::status),
+    },
+    Control {
+        name: "lines",
+        access: Access::ReadWrite,
+        about: "a stream of lines: each is one message",
+        serve: Serve::Open(|queue, cx, how| Ok(queue.lines(cx, how, false))),
+    },
+    Control {
+        name: "tagged",
+        access: Access::ReadWrite,
+        about: "the same with TYPE<TAB> before each line",
+        serve: Serve::Open(|queue, cx, how| Ok(queue.lines(cx, how, true))),
+    },
+    Control {
+        name: "drain",
+        access: Access::Read,
+        about: "takes all that is queued now, as lines",
+        serve: Serve::Open(|queue, _, _| {
+            let file = Drain::new(queue.messages(Select::ANY))?;
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "wait",
+        access: Access::Read,
+        about: "ends when the queue is not empty; takes nothing",
+        serve: Serve::Open(|queue, _, _| {
+            let file = NotEmpty::new(queue.messages(Select::ANY));
+            Ok(Opened { handle: Arc::new(file), io: Io::Messages })
+        }),
+    },
+    Control {
+        name: "type",
+        access: Access::ReadWrite,
+        about: "type/T: sends with type T; takes the oldest of type T, of the lowest up to -T, 0 any",
+        serve: Serve::Numbers {
+            valid: i64::MIN..=i64::MAX,
+            listed: |_| Ok(vec![0]),
+            open: |queue, number, _, how| {
+                Ok(queue.opened(how, number, Select { number, except: false }))
+            },
+        },
+    },
+    Control {
+        name: "except",
+        access: Access::Read,
+        about: "except/T: takes the oldest that is not of type T",
+        serve: Serve::Numbers {
+            valid: 1..=i64::MAX,
+            listed: |_| Ok(Vec::new()),
+            open: |queue, number, _, how| {
+                Ok(queue.opened(how, PLAIN, Select { number, except: true }))
+            },
+        },
+    },
+    Control {
+        name: "peek",
+        access: Access::Read,
+        about: "every queued message after its type and a tab; takes none",
+        serve: Serve::Slow(Queue::peek),
+    },
+    Control {
+        name: "qbytes",
+        access: Access::ReadWrite,
+        about: "the queue's capacity in bytes",
+        serve: Serve::Value { show: Queue::qbytes, store: Queue::set_qbytes },
+    },
+];
+
+static TAGS: Tags = Tags { name: "type", valid: 1..=i64::MAX, default: PLAIN };
+
+/// Which messages are to be received (msgrcv(2)).
+#[derive(Clone, Copy, Debug)]
+struct Select {
+    number: i64,
+    except: bool,
+}
+
+impl Select {
+    const ANY: Self = Self { number: 0, except: false };
+
+    fn takes(self, tag: i64) -> bool {
+        match self.number {
+            0 => true,
+            1.. => (tag == self.number) != self.except,
+            _ => tag <= self.number.saturating_neg(),
+        }
+    }
+}
+
+/// What a message is received into at first: `kernel.msgmax` is as large by default.
+const FIRST_ROOM: usize = 8192;
+
+/// A queue, some of whose messages are received.
+#[derive(Clone)]
+struct Endpoint {
+    kind: Arc<Queues>,
+    id: i32,
+    select: Select,
+}
+
+impl Endpoint {
+    fn refused(&self, errno: Errno, tag: i64, length: usize) -> Error {
+        match errno {
+            Errno::EINVAL if tag < 1 => Error::because(
+                Errno::EINVAL,
+                format!("messages have types from 1 up; {tag} only selects what to receive"),
+            ),
+            Errno::EINVAL if sys::stat(self.id).is_ok() => Error::because(
+                Errno::EMSGSIZE,
+                format!("the message has {length} bytes, which is more than kernel.msgmax"),
+            ),
+            errno => removed(errno),
+        }
+    }
+
+    /// Whether there is a message to be received.
+    fn is_readable(&self, queue: &libc::msqid_ds) -> bool {
+        if queue.msg_qnum == 0 || self.select.number == 0 {
+            return queue.msg_qnum > 0;
+        }
+        let mut message = Vec::new();
+        for index in 0.. {
+            match peek(self.id, index, &mut message) {
+                Ok(Some(tag)) if self.select.takes(tag) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                // What is wrong, the read will say.
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+}
+
+fn nowait(wait: Wait) -> i32 {
+    match wait {
+        Wait::Try => libc::IPC_NOWAIT,
+        Wait::Block => 0,
+    }
+}
+
+impl Messages for Endpoint {
+    fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        sys::send(self.id, tag, data, nowait(cx.wait))
+            .map_err(|errno| self.refused(errno, tag, data.len()))?;
+        self.kind.note(self.id, SENDER, cx);
+        Ok(())
+    }
+
+    fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
+        let except = if self.select.except { libc::MSG_EXCEPT } else { 0 };
+        let flags = except | nowait(cx.wait);
+        loop {
+            let room = self.kind.room.load(Ordering::Relaxed).max(FIRST_ROOM);
+            match sys::receive(self.id, self.select.number, flags, room, message) {
+                Ok(tag) => {
+                    self.kind.note(self.id, RECEIVER, cx);
+                    message.shrink_to(2 * FIRST_ROOM);
+                    return Ok(tag);
+                }
+                Err(Errno::ENOMSG) => return fail(Errno::EAGAIN),
+                // It is still there.
+                Err(Errno::E2BIG) => self.kind.room.store(2 * room, Ordering::Relaxed),
+                Err(errno) => return Err(removed(errno)),
+            }
+        }
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        self.kind.attr(self.id).map_err(|error| removed(error.errno()))
+    }
+
+    fn longest(&self) -> Result<usize> {
+        Ok(sys::longest()?)
+    }
+
+    fn queued(&self) -> Result<u64> {
+        Ok(sys::stat(self.id).map_err(removed)?.msg_qnum)
+    }
+
+    fn poll(&self, events: i16) -> i16 {
+        let Ok(queue) = sys::stat(self.id) else {
+            return libc::POLLERR | libc::POLLHUP | events;
+        };
+        let mut ready = 0;
+        let readable = events & (libc::POLLIN | libc::POLLRDNORM);
+        if readable != 0 && self.is_readable(&queue) {
+            ready |= readable;
+        }
+        let used = queue.__msg_cbytes.max(queue.msg_qnum);
+        if used < queue.msg_qbytes {
+            ready |= events & (libc::POLLOUT | libc::POLLWRNORM);
+        }
+        ready
+    }
+
+    fn wait_ready(&self, events: i16) -> Result<()> {
+        let me = self.clone();
+        self.kind.watch.wait(move || me.poll(events) != 0)
+    }
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    use crate::error::Errno;
+
+    /// linux/msg.h; libc does not have it.
+    const MSG_STAT_ANY: i32 = 13;
+
+    /// Before a message's bytes comes its type.
+    const TAG: usize = size_of::<libc::c_long>();
+
+    /// msgget(2).
+    pub(super) fn get(key: i32, flags: i32) -> Result<i32, Errno> {
+        // SAFETY: takes two integers.
+        Errno::result(unsafe { libc::msgget(key, flags) })
+    }
+
+    /// What is known of a queue; needs no permission.
+    pub(super) fn stat(id: i32) -> Result<libc::msqid_ds, Errno> {
+        // SAFETY: all zeroes is a valid msqid_ds, which the kernel fills in.
+        let (found, queue) = unsafe {
+            let mut queue: libc::msqid_ds = std::mem::zeroed();
+            (Errno::result(libc::msgctl(id, MSG_STAT_ANY, &raw mut queue))?, queue)
+        };
+        // It goes by the place in the table and says which queue it has found there.
+        if found == id { Ok(queue) } else { Err(Errno::EIDRM) }
+    }
+
+    /// `IPC_SET`: mode, owner and capacity.
+    pub(super) fn set(id: i32, queue: &libc::msqid_ds) -> Result<(), Errno> {
+        let mut queue = *queue;
+        // SAFETY: the kernel reads from the copy.
+        Errno::result(unsafe { libc::msgctl(id, libc::IPC_SET, &raw mut queue) }).map(drop)
+    }
+
+    /// `IPC_RMID`.
+    pub(super) fn remove(id: i32) -> Result<(), Errno> {
+        // SAFETY: the kernel looks at no pointer.
+        let done = unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+        Errno::result(done).map(drop)
+    }
+
+    /// `kernel.msgmax` of this namespace.
+    pub(super) fn longest() -> Result<usize, Errno> {
+        // SAFETY: all zeroes is a valid msginfo, which is what IPC_INFO fills in.
+        let info = unsafe {
+            let mut info: libc::msginfo = std::mem::zeroed();
+            Errno::result(libc::msgctl(0, libc::IPC_INFO, (&raw mut info).cast()))?;
+            info
+        };
+        Ok(usize::try_from(info.msgmax).unwrap_or(0))
+    }
+
+    /// msgsnd(2).
+    pub(super) fn send(id: i32, tag: i64, data: &[u8], flags: i32) -> Result<(), Errno> {
+        let mut buffer = Vec::with_capacity(TAG + data.len());
+        buffer.extend_from_slice(&tag.to_ne_bytes());
+        buffer.extend_from_slice(data);
+        // SAFETY: the buffer holds the type and as many bytes as said; the kernel reads it byte
+        // by byte.
+        let done = unsafe { libc::msgsnd(id, buffer.as_ptr().cast(), data.len(), flags) };
+        Errno::result(done).map(drop)
+    }
+
+    /// msgrcv(2) into `message` with `room` for its bytes; returns the type.
+    pub(super) fn receive(
+        id: i32,
+        number: i64,
+        flags: i32,
+        room: usize,
+        message: &mut Vec<u8>,
+    ) -> Result<i64, Errno> {
+        message.clear();
+        message.reserve_exact(TAG + room);
+        // SAFETY: the vector has room for the type and `room` bytes, of which the kernel writes
+        // the type and as many as it says.
+        unsafe {
+            let length =
+                Errno::result(libc::msgrcv(id, message.as_mut_ptr().cast(), room, number, flags))?;
+            message.set_len(TAG + length as usize);
+        }
+        let mut tag = [0; TAG];
+        tag.copy_from_slice(&message[..TAG]);
+        message.drain(..TAG);
+        Ok(libc::c_long::from_ne_bytes(tag))
+    }
+
+    /// Takes a message, if there is one, and drops it.
+    pub(super) fn discard_one(id: i32) -> Result<(), Errno> {
+        let mut tag = [0; TAG];
+        let flags = libc::IPC_NOWAIT | libc::MSG_NOERROR;
+        // SAFETY: there is room for the type, and none of the bytes are asked for.
+        let done = unsafe { libc::msgrcv(id, tag.as_mut_ptr().cast(), 0, 0, flags) };
+        Errno::result(done).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Select;
+
+    #[test]
+    fn what_is_selected_is_what_msgrcv_would_take() {
+        let any = Select::ANY;
+        assert!(any.takes(1) && any.takes(i64::MAX));
+        let five = Select { number: 5, except: false };
+        assert!(five.takes(5) && !five.takes(4));
+        let not_five = Select { number: 5, except: true };
+        assert!(!not_five.takes(5) && not_five.takes(4));
+        let up_to_five = Select { number: -5, except: false };
+        assert!(up_to_five.takes(1) && up_to_five.takes(5) && !up_to_five.takes(6));
+        assert!(Select { number: i64::MIN, except: false }.takes(i64::MAX));
+    }
+}

@@ -1,0 +1,173 @@
+//! Waiting for a queue to become ready, of which the kernel has no way of telling: System V queues
+//! have no descriptor.
+//!
+//! A blocked `msgrcv(2)` would tell at once, but take an empty message, and there is none that
+//! waits for room without sending. So the queues that somebody waits for are looked at every
+//! [`INTERVAL`], which takes nothing from them: one of those who wait does it for all, the others
+//! sleep. While nobody waits, nobody looks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Errno, Result};
+use crate::turn::{wait_while, wake_one};
+
+/// How long it may take until a message or room is noticed.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+/// What is added to it for each who waits, so that looking takes about 1 % of a processor at most.
+const EACH: Duration = Duration::from_micros(50);
+
+/// Somebody who waits.
+struct Waiter {
+    /// Whether what it waits for is there.
+    ready: Box<dyn Fn() -> bool + Send + Sync>,
+    state: AtomicU32,
+}
+
+impl Waiter {
+    const ASLEEP: u32 = 0;
+    /// It is to look for all.
+    const LEADING: u32 = 1;
+    /// What it waits for may be there.
+    const READY: u32 = 2;
+
+    fn turn(&self, state: u32) {
+        self.state.store(state, Ordering::SeqCst);
+        wake_one(&self.state);
+    }
+}
+
+/// All who wait.
+#[derive(Default)]
+pub struct Watch(Mutex<Vec<Arc<Waiter>>>);
+
+impl Watch {
+    /// Waits until `ready` says so; `EINTR` after a signal.
+    pub fn wait(&self, ready: impl Fn() -> bool + Send + Sync + 'static) -> Result<()> {
+        let state = AtomicU32::new(Waiter::ASLEEP);
+        let me = Arc::new(Waiter { ready: Box::new(ready), state });
+        {
+            let mut waiters = self.0.lock();
+            if waiters.is_empty() {
+                me.turn(Waiter::LEADING);
+            }
+            waiters.push(Arc::clone(&me));
+        }
+        let outcome = loop {
+            let result = match me.state.load(Ordering::SeqCst) {
+                Waiter::ASLEEP => wait_while(&me.state, Waiter::ASLEEP),
+                Waiter::LEADING => self.look(),
+                _ => break Ok(()),
+            };
+            if let Err(errno) = result {
+                break Err(errno.into());
+            }
+        };
+        self.leave(&me);
+        outcome
+    }
+
+    /// Sleeps for an interval and wakes those whose wait is over.
+    fn look(&self) -> std::result::Result<(), Errno> {
+        let waiting = self.0.lock().len() as u32;
+        sys::pause(INTERVAL.max(EACH * waiting))?;
+        let all = self.0.lock().clone();
+        for waiter in all.iter().filter(|waiter| (waiter.ready)()) {
+            waiter.turn(Waiter::READY);
+        }
+        Ok(())
+    }
+
+    /// Takes one out, and hands on the lead if it had it.
+    fn leave(&self, me: &Arc<Waiter>) {
+        let mut waiters = self.0.lock();
+        let led = waiters.first().is_some_and(|first| Arc::ptr_eq(first, me));
+        waiters.retain(|waiter| !Arc::ptr_eq(waiter, me));
+        // The first one leads; whoever is ready leaves by itself, and hands on in its turn.
+        if let (true, Some(next)) = (led, waiters.first()) {
+            let asleep = Waiter::ASLEEP;
+            let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+            if next.state.compare_exchange(asleep, Waiter::LEADING, success, failure).is_ok() {
+                wake_one(&next.state);
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+mod sys {
+    use std::time::Duration;
+
+    use crate::error::Errno;
+
+    /// Sleeps for a while; `EINTR` after a signal.
+    pub(super) fn pause(time: Duration) -> Result<(), Errno> {
+        let time = libc::timespec {
+            tv_sec: time.as_secs() as i64,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        // SAFETY: the time outlives the call; the remainder is not asked for.
+        Errno::result(unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) }).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn each_is_woken_when_its_own_wait_is_over_whoever_leads() {
+        let watch = Arc::new(Watch::default());
+        let flags: Vec<_> = (0..20).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        let (send, receive) = mpsc::channel();
+        for (index, flag) in flags.iter().enumerate() {
+            let (watch, flag, send) = (Arc::clone(&watch), Arc::clone(flag), send.clone());
+            std::thread::spawn(move || {
+                watch.wait(move || flag.load(Ordering::SeqCst)).unwrap();
+                send.send(index).unwrap();
+            });
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while watch.0.lock().len() < flags.len() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        for (index, flag) in flags.iter().enumerate() {
+            flag.store(true, Ordering::SeqCst);
+            assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), index);
+        }
+        assert!(watch.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_and_the_lead_goes_on() {
+        use crate::block::Blocker;
+        let (watch, blocker) = (Arc::new(Watch::default()), Arc::new(Blocker::default()));
+        let flag = Arc::new(AtomicBool::new(false));
+        let (send, receive) = mpsc::channel();
+        for id in 0..2 {
+            let (watch, flag, send) = (Arc::clone(&watch), Arc::clone(&flag), send.clone());
+            blocker
+                .submit(id, move |flight| {
+                    let outcome = flight.until_cancelled(|| {
+                        let flag = Arc::clone(&flag);
+                        watch.wait(move || flag.load(Ordering::SeqCst))
+                    });
+                    send.send((id, outcome.map_err(|error| error.errno()))).unwrap();
+                })
+                .unwrap();
+        }
+        let wait = Duration::from_secs(10);
+        assert!(blocker.cancel(0, Errno::EINTR));
+        assert_eq!(receive.recv_timeout(wait).unwrap(), (0, Err(Errno::EINTR)));
+        flag.store(true, Ordering::SeqCst);
+        assert_eq!(receive.recv_timeout(wait).unwrap(), (1, Ok(())));
+    }
+}
