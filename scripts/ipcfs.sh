@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Functions for POSIX shell scripts that work on a mount of ipcfs; to be sourced:
 #
 #     . ipcfs.sh

@@ -25,10 +25,8 @@ use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
-use crate::memory;
-use crate::monitor;
-use crate::proc;
 use crate::tree::Tree;
+use crate::{memory, monitor, notify, privilege, proc};
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
 /// processor.
@@ -53,7 +51,7 @@ pub fn main() -> ExitCode {
         Err(complaint) => return complain(&complaint),
     };
     if foreground {
-        return match run(prepared, || ()) {
+        return match run(prepared, notify::ready) {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint),
         };
@@ -146,7 +144,8 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 }
 
 fn is_dead(mountpoint: &Path) -> bool {
-    matches!(nix::sys::stat::stat(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+    // The root's attributes may be cached; this is asked for each time.
+    matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.
@@ -255,6 +254,9 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     }
     report(passthrough.probe(session.as_fd()), options.no_passthrough);
 
+    // Before there are other threads, which have capabilities of their own.
+    privilege::drop_unneeded();
+    warn_of_timeouts();
     let ending = (mountpoint.clone(), Arc::clone(&blocker));
     std::thread::Builder::new()
         .name("signals".into())
@@ -283,7 +285,7 @@ fn report(passthrough: crate::error::Result<()>, asked: bool) {
 
 fn config(source: String, options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.mount_options = options.flags.clone();
+    config.mount_options.clone_from(&options.flags);
     config.mount_options.extend([
         MountOption::FSName(source),
         // As an option of its own: fuser passes it to fusermount3, but not to mount(2).
@@ -330,6 +332,20 @@ fn raise_limits() {
     }
 }
 
+/// Says so if the kernel ends FUSE mounts that leave a request waiting.
+fn warn_of_timeouts() {
+    for name in ["default_request_timeout", "max_request_timeout"] {
+        let path = format!("/proc/sys/fs/fuse/{name}");
+        let seconds = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(seconds @ 1_u32..) = seconds {
+            log::warn!(
+                "{path} is {seconds}: the kernel ends the mount when a read waits longer for a \
+                 message; set it to 0 before mounting (sysctl fs.fuse.{name}=0)"
+            );
+        }
+    }
+}
+
 /// Blocks the signals that end the daemon, and the one that ends a worker's wait, in this thread
 /// and all that it starts.
 fn block_signals() -> SigSet {
@@ -346,9 +362,8 @@ fn block_signals() -> SigSet {
 /// Unmounts at the first signal and ends the daemon, whoever has files open.
 fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
     let signal = loop {
-        match signals.wait() {
-            Ok(signal) => break signal,
-            Err(_) => continue,
+        if let Ok(signal) = signals.wait() {
+            break signal;
         }
     };
     log::info!("{}: unmounting after {signal}", mountpoint.display());

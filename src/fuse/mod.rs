@@ -110,7 +110,8 @@ impl Adapter {
     }
 
     fn attr_reply(&self, reply: ReplyAttr, id: NodeId, attr: &Attr) {
-        reply.attr(&NEVER, &file_attr(self.tree.ino(id), attr));
+        let life = if self.tree.is_fixed(id) { FOREVER } else { NEVER };
+        reply.attr(&life, &file_attr(self.tree.ino(id), attr));
     }
 
     fn open_reply(&self, reply: ReplyOpen, id: NodeId, opening: &Opening) {

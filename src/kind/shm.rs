@@ -14,7 +14,7 @@
 //! Where it is not, [`File`] forwards it by pread(2) and pwrite(2) and never maps it, so that
 //! nobody can cut it short under the daemon.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, OFlag};
@@ -23,7 +23,7 @@ use nix::unistd::Whence;
 
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -100,6 +100,23 @@ impl Kind for Segments {
         truncate(&file, size).inspect_err(|_| {
             let _ = self.dir.remove(caller, name);
         })
+    }
+
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        let Ok(disk) = nix::sys::statfs::fstatfs(self.dir.as_fd()) else { return Vec::new() };
+        let block = disk.block_size() as u64;
+        let (blocks, free) = (disk.blocks(), disk.blocks_free());
+        let (files, free_files) = (disk.files(), disk.files_free());
+        // Semaphores are in there as well. A size of 0 is that of a file system without a limit.
+        let limit = |name, max: u64, free: u64| Limit {
+            name,
+            max: (max > 0).then_some(max),
+            used: (max > 0).then(|| max - free.min(max)),
+        };
+        vec![
+            limit("shm_bytes", blocks * block, free * block),
+            limit("shm_files", files, free_files),
+        ]
     }
 }
 

@@ -8,6 +8,7 @@ mod common;
 
 mod command;
 mod ctl;
+mod docs;
 mod ipc_lock;
 mod mq;
 mod sem;

@@ -41,7 +41,7 @@ use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
 use super::tickets::Tickets;
 use super::value_text::ValueText;
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -132,6 +132,10 @@ fn check_size(attr: &Attr) -> Result<()> {
 }
 
 impl Kind for Semaphores {
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX))]
+    }
+
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
         let value = attributes.get("value").unwrap_or(0);
         let content = match u32::try_from(value) {

@@ -43,7 +43,7 @@ use std::time::SystemTime;
 
 use self::links::Links;
 use super::fsdir::time;
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -115,6 +115,9 @@ pub trait Family: Send + Sync + Sized + 'static {
     /// Removes an object (`IPC_RMID`). Called under the caller's ids.
     fn remove(&self, id: i32) -> Result<()>;
 
+    /// The kernel's limits for these objects.
+    fn limits(&self) -> Vec<Limit>;
+
     /// What an identifier stands for.
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object>;
 }
@@ -150,11 +153,45 @@ impl<F: Family> Objects<F> {
     }
 }
 
+/// The numbers of a column of a table in /proc/sysvipc; the first one counts as 0.
+fn column(table: &str, column: usize) -> Vec<u64> {
+    let text = std::fs::read_to_string(table).unwrap_or_default();
+    let number = |line: &str| line.split_ascii_whitespace().nth(column)?.parse().ok();
+    text.lines().skip(1).filter_map(number).collect()
+}
+
+/// Says which limits there are to what has been refused because of one.
+fn say_limits(error: Error, limits: &[Limit]) -> Error {
+    let wanted = |limit: &&Limit| match error.errno() {
+        Errno::ENOSPC => limit.used.is_some(),
+        Errno::EINVAL => limit.used.is_none(),
+        _ => false,
+    };
+    let text = |limit: &Limit| {
+        let max = limit.max.map_or_else(|| "unlimited".into(), |max| max.to_string());
+        match limit.used {
+            Some(used) => format!("{} is {used} of {max}", limit.name),
+            None => format!("{}_max is {max}", limit.name),
+        }
+    };
+    let numbers: Vec<_> = limits.iter().filter(wanted).map(text).collect();
+    if numbers.is_empty() {
+        return error;
+    }
+    let sentence = error.what().unwrap_or(error.errno().desc());
+    Error::because(error.errno(), format!("{sentence} ({})", numbers.join(", ")))
+}
+
 impl<F: Family> Kind for Objects<F> {
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        self.family.limits()
+    }
+
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
         match Name::parse(name) {
             Some(Name::Key(key)) => {
-                caller.act(|| self.family.make(caller, key, mode & 0o777, attributes))
+                let make = || self.family.make(caller, key, mode & 0o777, attributes);
+                caller.act(make).map_err(|error| say_limits(error, &self.family.limits()))
             }
             Some(Name::Id(_)) => Err(Error::because(
                 Errno::EINVAL,

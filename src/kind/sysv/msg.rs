@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::actors::Actors;
 use super::watch::Watch;
-use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
+use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -25,7 +25,7 @@ use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::{MessageFile, Messages};
-use crate::kind::{Attributes, Options, Profile};
+use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
@@ -89,6 +89,16 @@ impl Family for Queues {
 
     fn remove(&self, id: i32) -> Result<()> {
         Ok(sys::remove(id)?)
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
+        let count = column(self.table(), 1).len() as u64;
+        vec![
+            Limit::used("sysv_msg_queues", max("msgmni"), count),
+            Limit::each("sysv_msg_size", max("msgmax")),
+            Limit::each("sysv_msg_qbytes", max("msgmnb")),
+        ]
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {

@@ -34,11 +34,11 @@ use nix::unistd::Whence;
 
 use super::actors::Actors;
 use super::fresh::Fresh;
-use super::{Family, Objects, Times, absent, change_perm, perm_attr, perm_status};
+use super::{Family, Objects, Times, absent, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
-use crate::kind::{Attributes, Options, Profile};
+use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
@@ -121,6 +121,17 @@ impl Family for Segments {
 
     fn remove(&self, id: i32) -> Result<()> {
         Ok(sys::remove(id)?)
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
+        let sizes = column(self.table(), 3);
+        let pages = sizes.iter().map(|size| size.div_ceil(PAGE)).sum();
+        vec![
+            Limit::used("sysv_shm_segments", max("shmmni"), sizes.len() as u64),
+            Limit::used("sysv_shm_pages", max("shmall"), pages),
+            Limit::each("sysv_shm_size", max("shmmax")),
+        ]
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {

@@ -28,14 +28,14 @@ use parking_lot::Mutex;
 
 use self::grammar::{Operation, Step};
 use super::actors::Actors;
-use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
+use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::hold::{self, Holds, Lock};
 use crate::kind::shared::Shared;
 use crate::kind::value_text::ValueText;
-use crate::kind::{Attributes, Options, Profile};
+use crate::kind::{Attributes, Limit, Options, Profile, sysctls};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
@@ -150,6 +150,18 @@ impl Family for Sets {
 
     fn remove(&self, id: i32) -> Result<()> {
         Ok(sys::remove(id)?)
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let max = sysctls("kernel/sem").unwrap_or_default();
+        let max = |index: usize| max.get(index).copied().unwrap_or(0);
+        let sizes = column(self.table(), 3);
+        vec![
+            Limit::used("sysv_sem_sets", max(3), sizes.len() as u64),
+            Limit::used("sysv_sem_semaphores", max(1), sizes.iter().sum()),
+            Limit::each("sysv_sem_nsems", max(0)),
+            Limit::each("sysv_sem_operations", max(2)),
+        ]
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {

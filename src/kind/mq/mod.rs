@@ -11,6 +11,8 @@
 //! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
 //! message queue descriptor.
 
+mod cost;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +23,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Attributes, Kind, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -72,10 +74,97 @@ impl Kind for Queues {
                 msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
             )),
         };
-        let name = fsdir::c_name(name)?;
-        caller.act(|| Ok(sys::create(&name, mode, size)?))
+        let c_name = fsdir::c_name(name)?;
+        // A queue is charged to the real user of the process that makes it.
+        caller
+            .act_as_process(|| sys::create(&c_name, mode, size))
+            .map_err(|error| self.explain(error, caller, size))
+    }
+
+    fn limits(&self, caller: Caller) -> Vec<Limit> {
+        let mut limits = Vec::new();
+        if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list()) {
+            limits.push(Limit::used("mq_queues", most, there.len() as u64));
+        }
+        for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
+            limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
+        }
+        let (_, used) = self.charged_to(caller.uid);
+        limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used) });
+        limits
     }
 }
+
+/// What the caller may spend on queues; `None` for all they like.
+fn limit(caller: Caller) -> Option<u64> {
+    // Root's queues are made by the daemon itself.
+    if caller.uid == 0 { sys::own_limit() } else { cost::limit(caller) }
+}
+
+/// The smaller one of two numbers of the queues' configuration.
+fn smaller(one: &str, other: &str) -> Result<i64> {
+    Ok(sys::default(one)?.min(sys::default(other)?))
+}
+
+impl Queues {
+    /// How many of a user's queues there are, and what they are charged.
+    fn charged_to(&self, uid: u32) -> (usize, u64) {
+        let cost = |entry: DirEntry| {
+            let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+            let owner = nix::sys::stat::fstat(&queue).ok()?.st_uid;
+            let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
+            (owner == uid).then(|| cost::of(maxmsg as u64, msgsize as u64))
+        };
+        let costs: Vec<u64> =
+            self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect();
+        (costs.len(), costs.iter().sum())
+    }
+
+    /// Says which limit a queue that could not be made was over.
+    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>) -> Error {
+        let most = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
+        let sentence = match (error.errno(), size) {
+            (Errno::EMFILE, size) => {
+                // The defaults are cut to what is permitted.
+                let size = size.map_or_else(
+                    || {
+                        let msgsize = smaller("msgsize_default", "msgsize_max")?;
+                        Ok((smaller("msg_default", "msg_max")?, msgsize))
+                    },
+                    Ok::<_, Error>,
+                );
+                let (Some(limit), Ok((maxmsg, msgsize))) = (limit(caller), size) else {
+                    return error;
+                };
+                let cost = cost::of(maxmsg as u64, msgsize as u64);
+                cost::exceeded(caller.uid, limit, cost, self.charged_to(caller.uid))
+            }
+            (Errno::ENOSPC, _) => {
+                let there = self.dir.list().map_or(0, |there| there.len());
+                format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
+            }
+            (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
+                let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
+                if caller.uid == 0 {
+                    // Root may go beyond, up to what is built in.
+                    msg_max = msg_max.max(HARD_MSGMAX);
+                    msgsize_max = msgsize_max.max(HARD_MSGSIZEMAX);
+                }
+                format!(
+                    "maxmsg={maxmsg} must be 1 to {msg_max} (fs.mqueue.msg_max) and \
+                     msgsize={msgsize} 1 to {msgsize_max} (fs.mqueue.msgsize_max)"
+                )
+            }
+            _ => return error,
+        };
+        Error::because(error.errno(), sentence)
+    }
+}
+
+/// What root may go up to whatever the configuration says (linux/ipc_namespace.h, `HARD_MSGMAX`,
+/// `HARD_MSGSIZEMAX`).
+const HARD_MSGMAX: u64 = 65_536;
+const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 
 impl Dir for Queues {
     fn attr(&self) -> Result<Attr> {
@@ -134,16 +223,17 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages. To take them it is opened for both, if that is
-    /// permitted, so that what a killed reader took can be given back.
+    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
+    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
+    /// killed reader took.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
-        let opened = match (read, write) {
-            (false, true) => self.descriptor(OFlag::O_WRONLY),
-            (_, true) => self.descriptor(OFlag::O_RDWR),
-            (_, false) => match self.descriptor(OFlag::O_RDWR) {
-                Err(error) if error.errno() == Errno::EACCES => self.descriptor(OFlag::O_RDONLY),
-                opened => opened,
+        let opened = match self.descriptor(OFlag::O_RDWR) {
+            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
+                (true, false) => self.descriptor(OFlag::O_RDONLY),
+                (false, true) => self.descriptor(OFlag::O_WRONLY),
+                _ => Err(error),
             },
+            opened => opened,
         };
         Ok(Descriptor::new(opened?.0))
     }
@@ -368,7 +458,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::info(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            info => info?.bytes,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 
@@ -436,6 +532,13 @@ mod sys {
     pub(super) fn default(name: &str) -> Outcome<i64> {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/mqueue/{name}"))?;
         text.trim().parse().map_err(|_| Errno::EIO.into())
+    }
+
+    /// What the daemon's user may spend on queues; `None` for all they like.
+    pub(super) fn own_limit() -> Option<u64> {
+        use nix::sys::resource::{Resource, getrlimit};
+        let (limit, _) = getrlimit(Resource::RLIMIT_MSGQUEUE).ok()?;
+        (limit != libc::RLIM_INFINITY).then_some(limit)
     }
 
     /// Makes a queue; `attributes` are the number of messages and their size, or the defaults.
