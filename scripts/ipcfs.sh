@@ -82,10 +82,14 @@ ipc_lock() (
 	(
 		read -r me _ </proc/self/stat
 		{
-			trap 'kill "$sleep"; exit' TERM
+			over='' sleep=''
+			trap 'over=1; kill "$sleep"' TERM
+			cd /
 			sleep "$seconds" &
 			sleep=$!
+			[ -z "$over" ] || kill "$sleep"
 			wait "$sleep"
+			[ -z "$over" ] || exit
 			# Should the other have been killed, its number may be somebody else's by now.
 			read -r stat </proc/self/stat
 			stat=${stat##*) ? }
