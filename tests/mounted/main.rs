@@ -11,6 +11,7 @@ mod ctl;
 mod docs;
 mod faults;
 mod fifo;
+mod ipc_lock;
 mod mq;
 mod sem;
 mod shm;
