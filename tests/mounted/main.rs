@@ -12,6 +12,7 @@ mod docs;
 mod faults;
 mod fifo;
 mod ipc_lock;
+mod lines;
 mod mq;
 mod sem;
 mod shm;
