@@ -51,6 +51,13 @@ fn each_way_of_making_one_gives_it_its_size_and_the_tools_agree() {
     world.run("dd if=/dev/zero of=sysv/shm/8 bs=4M count=1 status=none");
     assert_eq!(size(8), "4194304\n");
     assert_eq!(agreed(&world).lines().count(), 8);
+    // So is what is copied there.
+    for (key, copy) in [(10, "cp $SCRATCH/big $f"), (11, "cat $SCRATCH/big > $f")] {
+        world.run(&format!("f=sysv/shm/{key}; {copy}; cmp $SCRATCH/big $f"));
+    }
+    let copied = "f=sysv/shm/12; dd if=$SCRATCH/big of=$f bs=64K count=16 status=none";
+    world.run(&format!("{copied}; [ $(stat -c %s $f) = 1048576 ]; cmp -n 1048576 $SCRATCH/big $f"));
+    agreed(&world);
     // In C and away by ipcrm.
     world.c("sysv_shm", &["create", "9", "12345", "0604"]);
     assert_eq!(world.run("stat -c '%a %s' sysv/shm/0x9"), "604 12345\n");

@@ -189,7 +189,8 @@ impl Object for Segment {
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
-        how.verify(&self.attr()?)?;
+        // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
+        how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;
         if how.created {
             let fresh = Fresh::new(Arc::clone(&self.kind), self.id, cx.caller);
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
@@ -341,7 +342,10 @@ impl Handle for SegmentFile {
         if room == 0 && *done < data.len() {
             return Err(Error::because(
                 Errno::ENOSPC,
-                format!("the segment ends at {} bytes and cannot grow", self.size),
+                format!(
+                    "the segment has {} bytes and cannot grow; `truncate -s` makes one of any size",
+                    self.size
+                ),
             ));
         }
         while *done < end {
