@@ -372,6 +372,22 @@ fn objects_belong_to_their_makers_and_are_theirs_alone_to_remove() {
 }
 
 #[test]
+fn a_users_own_mount_works_without_passthrough() {
+    let world = World::unmounted();
+    let script = format!(
+        "set -e; cd $SCRATCH; chmod 755 .; mkdir -m 755 m run; chown nobody m run
+         exec setpriv --reuid=nobody --regid=nogroup --clear-groups bash -ec '
+         export XDG_RUNTIME_DIR=$SCRATCH/run; cd /; {BINARY} $SCRATCH/m 2> /dev/null; cd $SCRATCH/m
+         echo hello > shm/a; cat shm/a /dev/shm/a; echo more >> shm/a; mv shm/a shm/b; stat -c %U:%s shm/b
+         umask 0777; echo denied to all > shm/c; umask 022; stat -c %a:%s shm/c; rm -f shm/c
+         mkfifo fifo/p; echo piped > fifo/p & cat fifo/p; ls -l $SCRATCH/run/ipcfs/fifo | grep -c ^p
+         rm shm/* fifo/*; ls shm fifo; cd /; fusermount3 -u $SCRATCH/m'"
+    );
+    let printed = world.run(&script);
+    assert_eq!(printed, "hello\nhello\nnobody:11\n0:14\npiped\n1\nfifo:\n\nshm:\n");
+}
+
+#[test]
 fn a_limit_on_the_daemons_file_size_is_an_error_and_not_its_end() {
     let world = World::unmounted();
     for options in ["", "-o no_passthrough"] {
