@@ -20,9 +20,11 @@ use crate::error::{Errno, Error, Result};
 const IDLE_WORKERS: usize = 4;
 /// How long an idle worker stays.
 const IDLE_TIME: Duration = Duration::from_secs(2);
-/// A worker's stack. Only what it touches is memory; above glibc's default cache for stacks
-/// divided by a thousand, so that a crowd of workers leaves nothing behind.
-const STACK: usize = 256 * 1024;
+/// A worker's stack. Only what it touches is memory. glibc keeps 40 MiB of stacks of ended threads:
+/// the larger they are, the fewer are kept with the pages that they have touched.
+const STACK: usize = 512 * 1024;
+/// As many workers leave enough memory behind for the heap to be trimmed.
+const CROWD: usize = 64;
 /// The pause between two signals to the same worker.
 const REPEAT: Duration = Duration::from_millis(1);
 
@@ -137,6 +139,8 @@ pub struct Blocker {
     wake_canceller: Condvar,
     internal: AtomicU64,
     workers: AtomicUsize,
+    /// The most workers since there were none.
+    peak: AtomicUsize,
 }
 
 impl Default for Blocker {
@@ -149,6 +153,7 @@ impl Default for Blocker {
             // The kernel's request ids are even and count up from 0; these count in the upper half.
             internal: AtomicU64::new(1 << 63),
             workers: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
         }
     }
 }
@@ -189,15 +194,14 @@ impl Blocker {
         }
         let me = Arc::clone(self);
         let thread = std::thread::Builder::new().name("worker".into()).stack_size(STACK);
-        if let Ok(_) = thread.spawn(move || me.worker(job)) {
-            Ok(())
-        } else {
+        if thread.spawn(move || me.worker(job)).is_err() {
             self.state.lock().flights.remove(&id);
-            Err(Error::because(
+            return Err(Error::because(
                 Errno::EAGAIN,
                 "no thread is to be had for a request that waits; too many are waiting",
-            ))
+            ));
         }
+        Ok(())
     }
 
     /// An id for work that no request asked for.
@@ -244,7 +248,8 @@ impl Blocker {
 
     fn worker(self: Arc<Self>, first: Job) {
         sys::accept_signal();
-        self.workers.fetch_add(1, Ordering::Relaxed);
+        let workers = self.workers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(workers, Ordering::Relaxed);
         let tid = nix::unistd::gettid().as_raw();
         let mut next = Some(first);
         while let Some(Job { id, flight, work }) = next.take() {
@@ -267,8 +272,12 @@ impl Blocker {
                 next = state.queue.pop_front();
             }
         }
-        self.workers.fetch_sub(1, Ordering::Relaxed);
-        crate::memory::release_if_large();
+        if self.workers.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let peak = self.peak.swap(0, Ordering::Relaxed);
+            if peak > CROWD {
+                crate::memory::give_back();
+            }
+        }
     }
 
     fn start_canceller(self: &Arc<Self>, state: &mut State) {

@@ -36,6 +36,22 @@ impl Caller {
         work()
     }
 
+    /// Does `work` in a process of its own that has all ids of the caller, and its limit on message
+    /// queues: what the kernel charges to the real user (getrlimit(2), `RLIMIT_MSGQUEUE`) is then
+    /// charged to the caller and not to root. Only if the daemon is root and the caller is not.
+    ///
+    /// `work` runs between fork and exit of a process with threads: it may make system calls and
+    /// nothing else. Fails with its errno, or that of fork(2).
+    pub fn act_as_process(
+        self,
+        work: impl FnOnce() -> std::result::Result<(), Errno>,
+    ) -> Result<()> {
+        if !privileged() || self.uid == 0 {
+            return Ok(self.act(|| Ok(work()?))?);
+        }
+        Ok(sys::in_child(self, work)?)
+    }
+
     /// Whether the caller has been hit by a deadly signal: what is answered now, it will not see.
     pub fn is_dying(self) -> bool {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
@@ -96,7 +112,55 @@ impl Drop for Acting {
 #[allow(unsafe_code)]
 mod sys {
     //! By raw system call: the libc wrappers change every thread of the process.
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::ForkResult;
+
+    use super::Caller;
     use crate::error::Errno;
+
+    pub(super) fn in_child(
+        caller: Caller,
+        work: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        // SAFETY: the child makes system calls only and ends by _exit.
+        match unsafe { nix::unistd::fork() }? {
+            ForkResult::Parent { child } => loop {
+                match waitpid(child, None) {
+                    Err(Errno::EINTR) => {}
+                    Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
+                    Ok(WaitStatus::Exited(_, errno)) => return Err(Errno::from_raw(errno)),
+                    Ok(_) => return Err(Errno::EIO),
+                    Err(errno) => return Err(errno),
+                }
+            },
+            ForkResult::Child => {
+                let done = become_caller(caller).and_then(|()| work());
+                let status = done.map_or_else(|errno| errno as i32, |()| 0);
+                // SAFETY: _exit may be called at any time.
+                unsafe { libc::_exit(status) }
+            }
+        }
+    }
+
+    /// Takes on the caller's ids, real ones included, and its limit on message queues.
+    fn become_caller(caller: Caller) -> Result<(), Errno> {
+        let Caller { uid, gid, pid } = caller;
+        // SAFETY: integers, and a struct that outlives the calls; null is allowed for either limit.
+        unsafe {
+            Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+            let mut limit: libc::rlimit64 = std::mem::zeroed();
+            let none = std::ptr::null::<libc::rlimit64>();
+            let resource = libc::RLIMIT_MSGQUEUE;
+            // Of a program that has changed its ids it is not told; then the daemon's counts.
+            if pid != 0
+                && libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut limit) == 0
+            {
+                libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none);
+            }
+        }
+        Ok(())
+    }
 
     pub(super) fn set_effective_uid(uid: u32) -> Result<(), Errno> {
         // SAFETY: takes three integers and touches no memory of ours.
@@ -120,6 +184,17 @@ mod tests {
         let me = Caller { uid: 0, gid: 0, pid: std::process::id() };
         assert!(!me.is_dying());
         assert!(Caller { pid: u32::MAX, ..me }.is_dying());
+    }
+
+    #[test]
+    fn a_process_of_its_own_has_all_ids_of_the_caller() {
+        let who = Caller { uid: 4242, gid: 4243, pid: std::process::id() };
+        let check = || {
+            let uid = nix::unistd::getuid().as_raw();
+            if uid == 4242 || !privileged() { Err(Errno::EXFULL) } else { Ok(()) }
+        };
+        assert_eq!(who.act_as_process(check).unwrap_err().errno(), Errno::EXFULL);
+        who.act_as_process(|| Ok(())).unwrap();
     }
 
     #[test]

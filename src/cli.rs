@@ -30,6 +30,10 @@ pub struct Arguments {
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
+    /// What mount(8) hands to `mount.ipcfs` besides (`-n`, `-s`, `-v`); nothing follows from it
+    #[arg(short = 'n', short_aliases = ['s', 'v'], hide = true, action = clap::ArgAction::Count)]
+    _from_mount: u8,
+
     /// What to show as the mount's source ("ipcfs" by default), and where to mount
     #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
     places: Vec<PathBuf>,
@@ -196,6 +200,8 @@ mod tests {
         assert_eq!((one.source().as_str(), one.mountpoint()), ("ipcfs", "/mnt/ipc".into()));
         let two = Arguments::try_parse_from(["ipcfs", "src", "/mnt/ipc"]).unwrap();
         assert_eq!((two.source().as_str(), two.mountpoint()), ("src", "/mnt/ipc".into()));
+        let helper = ["mount.ipcfs", "src", "/mnt/ipc", "-nv", "-s", "-o", "rw"];
+        assert_eq!(Arguments::try_parse_from(helper).unwrap().mountpoint(), two.mountpoint());
         assert!(Arguments::try_parse_from(["ipcfs"]).is_err());
         assert!(Arguments::try_parse_from(["ipcfs", "a", "b", "c"]).is_err());
     }

@@ -25,10 +25,8 @@ use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
-use crate::memory;
-use crate::monitor;
-use crate::proc;
 use crate::tree::Tree;
+use crate::{memory, monitor, notify, privilege, proc};
 
 /// Threads that serve requests: none of them ever waits, so a second one is for the other
 /// processor.
@@ -53,7 +51,7 @@ pub fn main() -> ExitCode {
         Err(complaint) => return complain(&complaint),
     };
     if foreground {
-        return match run(prepared, || ()) {
+        return match run(prepared, notify::ready) {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint),
         };
@@ -146,7 +144,7 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 }
 
 fn is_dead(mountpoint: &Path) -> bool {
-    // Not stat(2), which the kernel may answer with attributes that it still has.
+    // The root's attributes may be cached; this is asked for each time.
     matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
@@ -256,6 +254,9 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     }
     report(passthrough.probe(session.as_fd()), options.no_passthrough);
 
+    // Before there are other threads, which have capabilities of their own.
+    privilege::drop_unneeded();
+    warn_of_timeouts();
     let ending = (mountpoint.clone(), Arc::clone(&blocker));
     std::thread::Builder::new()
         .name("signals".into())
@@ -327,6 +328,20 @@ fn raise_limits() {
             if !raised && soft < hard {
                 let _ = setrlimit(resource, hard, hard);
             }
+        }
+    }
+}
+
+/// Says so if the kernel ends FUSE mounts that leave a request waiting.
+fn warn_of_timeouts() {
+    for name in ["default_request_timeout", "max_request_timeout"] {
+        let path = format!("/proc/sys/fs/fuse/{name}");
+        let seconds = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(seconds @ 1_u32..) = seconds {
+            log::warn!(
+                "{path} is {seconds}: the kernel ends the mount when a read waits longer for a \
+                 message; set it to 0 before mounting (sysctl fs.fuse.{name}=0)"
+            );
         }
     }
 }

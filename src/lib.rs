@@ -14,6 +14,8 @@ pub mod fuse;
 pub mod kind;
 pub mod memory;
 pub mod monitor;
+pub mod notify;
+pub mod privilege;
 pub mod proc;
 pub mod status;
 pub mod tree;

@@ -15,21 +15,12 @@ mod sys {
     }
 }
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Workers that end before the heap is trimmed: a crowd has left.
-const CROWD: usize = 64;
-
-static ENDED: AtomicUsize = AtomicUsize::new(0);
-
 /// To be called once at the start.
 pub fn keep_small() {
     sys::one_arena();
 }
 
-/// To be called when a worker ends: after every [`CROWD`]th the heap is trimmed.
-pub fn release_if_large() {
-    if ENDED.fetch_add(1, Ordering::Relaxed) % CROWD == CROWD - 1 {
-        sys::trim();
-    }
+/// To be called when a crowd of workers has left.
+pub fn give_back() {
+    sys::trim();
 }

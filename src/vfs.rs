@@ -131,6 +131,7 @@ pub enum SetTime {
 }
 
 /// How a file is to be opened.
+#[allow(clippy::struct_excessive_bools)] // They are open(2)'s flags.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
     /// For reading.

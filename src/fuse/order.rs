@@ -12,7 +12,7 @@
 //! loop makes sure that the others are really asleep rather than on their way back from the kernel.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,9 @@ const FUSE_RELEASE: u32 = 18;
 /// A request loop.
 struct Loop {
     tid: i32,
-    /// It is in the system call that fetches a request, or just back from it.
-    fetching: AtomicBool,
+    /// Odd while it is in the system call that fetches a request, or just back from it. Each fetch
+    /// has a number of its own: interrupts are dealt with between two of them.
+    fetch: AtomicU64,
 }
 
 static LOOPS: RwLock<Vec<Arc<Loop>>> = RwLock::new(Vec::new());
@@ -62,11 +63,12 @@ pub(super) fn before_fetch() {
     ME.with(|me| {
         let me = me.get_or_init(|| {
             let tid = nix::unistd::gettid().as_raw();
-            let me = Arc::new(Loop { tid, fetching: AtomicBool::new(false) });
+            let me = Arc::new(Loop { tid, fetch: AtomicU64::new(0) });
             LOOPS.write().push(Arc::clone(&me));
             me
         });
-        me.fetching.store(true, Ordering::SeqCst);
+        let fetch = me.fetch.load(Ordering::SeqCst);
+        me.fetch.store((fetch + 1) | 1, Ordering::SeqCst);
     });
 }
 
@@ -80,7 +82,7 @@ pub(super) fn after_fetch(opcode: u32) {
     }
     ME.with(|me| {
         if let Some(me) = me.get() {
-            me.fetching.store(false, Ordering::SeqCst);
+            me.fetch.fetch_add(1, Ordering::SeqCst);
             if !release {
                 wait_for_releases(me);
             }
@@ -97,7 +99,9 @@ fn wait_for_releases(me: &Arc<Loop>) {
         } else {
             let begun = start();
             for other in LOOPS.read().iter().filter(|other| !Arc::ptr_eq(other, me)) {
-                while other.fetching.load(Ordering::SeqCst)
+                let fetch = other.fetch.load(Ordering::SeqCst);
+                while fetch % 2 == 1
+                    && other.fetch.load(Ordering::SeqCst) == fetch
                     && !is_asleep(other.tid)
                     && begun.elapsed() < PATIENCE
                 {

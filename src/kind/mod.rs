@@ -41,8 +41,21 @@ pub struct Options {
     pub fifo_dir: Option<PathBuf>,
 }
 
+/// A kind as the directory that it is. Every [`Dir`] has it; the language itself converts one to the
+/// other from Rust 1.86 on.
+pub trait AsDir {
+    /// The same, as a directory.
+    fn as_dir(self: Arc<Self>) -> Arc<dyn Dir>;
+}
+
+impl<T: Dir + 'static> AsDir for T {
+    fn as_dir(self: Arc<Self>) -> Arc<dyn Dir> {
+        self
+    }
+}
+
 /// A directory of objects of one kind.
-pub trait Kind: Dir {
+pub trait Kind: Dir + AsDir {
     /// Makes an object with attributes, owned by the caller: what [`Dir::create`] does with none.
     /// The attributes are among those of the kind's [`Profile`].
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()>;

@@ -100,7 +100,7 @@ impl Tree {
 
     /// The number that `stat` shows for a node: the same for all ids of an object.
     pub fn ino(&self, id: NodeId) -> u64 {
-        self.nodes.get(id).map_or(id.0, |node| node.ino)
+        self.nodes.ino(id)
     }
 
     /// Whether the kernel may keep the attributes of a node: they never change.
@@ -424,10 +424,8 @@ fn root_entries(options: &Options) -> Entries {
     ctl.push(("README", Item::Object(Arc::new(Text(include_str!("readme-ctl.txt"))))));
     let kinds: Kinds =
         KINDS.iter().map(|profile| (profile, kind::open(profile, options))).collect();
-    let dirs = kinds.iter().map(|(profile, kind)| {
-        let kind: Arc<dyn Dir> = Arc::clone(kind) as _;
-        (profile.path, Item::Dir(kind))
-    });
+    let dirs =
+        kinds.iter().map(|(profile, kind)| (profile.path, Item::Dir(Arc::clone(kind).as_dir())));
     place(&mut root, dirs);
     ctl.extend(crate::ctl::entries(&kinds));
     let dirs = kinds

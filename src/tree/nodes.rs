@@ -5,12 +5,13 @@
 //!
 //! Objects of a [`Children::PerWriter`] directory share one id as long as nobody has it open for
 //! writing. While somebody has, each look-up gets an id of its own, since the kernel holds the lock
-//! of the inode, thus of the id, for as long as a write waits. Once such an id has been opened and
-//! closed it can be the shared one in its turn: the kernel knows the name by it, and any other
-//! answer to the next look-up would cost it a second one.
+//! of the inode, thus of the id, for as long as a write waits. Once such an id has been closed, it
+//! can be the shared one in its turn: the kernel knows the name by it, and any other answer to the
+//! next look-up would cost it a second one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -27,12 +28,26 @@ impl NodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// A directory's number in the table, which is part of its children's identity.
+/// An object in its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
     parent: NodeId,
     ident: u64,
 }
+
+/// What all ids of one object have in common.
+struct Ids {
+    /// The id that look-ups share, if there is one now.
+    shared: Option<NodeId>,
+    /// How many ids there are.
+    count: u32,
+    /// The inode number that all of them show.
+    ino: u64,
+}
+
+/// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
+/// once, and must not meet the next writer then.
+const CONTEST: Duration = Duration::from_secs(1);
 
 /// A node as the tree sees it.
 #[derive(Clone)]
@@ -45,14 +60,6 @@ pub struct Node {
     pub name: Arc<[u8]>,
     /// The attributes that the kernel was last told.
     pub attr: Attr,
-    /// The id that `stat` shows as inode number: the same for all ids of an object.
-    pub ino: u64,
-}
-
-impl Node {
-    fn place(&self) -> Place {
-        Place { parent: self.parent, ident: self.attr.ident }
-    }
 }
 
 struct Entry {
@@ -68,7 +75,10 @@ struct Entry {
 
 struct Table {
     entries: HashMap<NodeId, Entry>,
-    shared: HashMap<Place, NodeId>,
+    places: HashMap<Place, Ids>,
+    /// Objects of which a writer has been sent away lately, and when. Not part of [`Ids`], which
+    /// the kernel may forget before that writer comes back.
+    contests: HashMap<Place, Instant>,
     next: u64,
 }
 
@@ -82,15 +92,15 @@ pub struct Nodes {
 pub struct Found {
     /// The id to tell the kernel.
     pub id: NodeId,
-    /// Whether the attributes may serve the rest of the caller's path walk: nobody has the id
-    /// open, who could see them grow old by fstat(2).
+    /// Whether the attributes may serve the rest of the caller's path walk: the id is the
+    /// object's own and nobody has it open, who could see them grow old by fstat(2).
     pub settled: bool,
 }
 
 impl Nodes {
     /// A table that knows the root.
     pub fn new(root: Item, attr: Attr) -> Self {
-        let node = Node { item: root, parent: NodeId::ROOT, name: Arc::default(), attr, ino: 1 };
+        let node = Node { item: root, parent: NodeId::ROOT, name: Arc::default(), attr };
         let entry = Entry {
             node,
             lookups: 1,
@@ -101,7 +111,8 @@ impl Nodes {
         };
         let table = Table {
             entries: HashMap::from([(NodeId::ROOT, entry)]),
-            shared: HashMap::new(),
+            places: HashMap::new(),
+            contests: HashMap::new(),
             next: NodeId::ROOT.0 + 1,
         };
         Self { table: Mutex::new(table) }
@@ -136,24 +147,23 @@ impl Nodes {
         let place = Place { parent, ident: attr.ident };
         let mut table = self.table.lock();
         let table = &mut *table;
-        if let Some(&id) = table.shared.get(&place) {
-            if let Some(entry) = table.entries.get_mut(&id) {
+        let per_writer = children == Children::PerWriter;
+        let mut own = per_writer && table.is_contested(&place);
+        let shared = table.places.get(&place).and_then(|ids| ids.shared);
+        if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?))) {
+            own |= per_writer && entry.writers > 0;
+            if !own {
                 if &*entry.node.name != name {
                     entry.node.item = item()?;
                     entry.node.name = name.into();
                 }
                 entry.node.attr = *attr;
-                let taken = children == Children::PerWriter && entry.writers > 0;
-                if !taken {
-                    entry.lookups += 1;
-                    return Ok(Found { id, settled: entry.opens.is_empty() });
-                }
-                let node = entry.node.clone();
-                return Ok(Found { id: table.insert(node, children, None), settled: true });
+                entry.lookups += 1;
+                return Ok(Found { id, settled: entry.opens.is_empty() });
             }
         }
-        let node = Node { item: item()?, parent, name: name.into(), attr: *attr, ino: table.next };
-        Ok(Found { id: table.insert(node, children, Some(place)), settled: true })
+        let node = Node { item: item()?, parent, name: name.into(), attr: *attr };
+        Ok(Found { id: table.insert(node, children, place, !own), settled: !own })
     }
 
     /// Counts `count` look-ups less.
@@ -172,8 +182,12 @@ impl Nodes {
     /// already: the kernel then looks up once more and gets an id of its own.
     pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool) -> Result<()> {
         let mut table = self.table.lock();
+        let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
+        let place = entry.node.place();
         if write && entry.children == Children::PerWriter && entry.writers > 0 {
+            table.contests.retain(|_, since| since.elapsed() < CONTEST);
+            table.contests.insert(place, Instant::now());
             return fail(Errno::ESTALE);
         }
         entry.opens.push(fh);
@@ -184,13 +198,20 @@ impl Nodes {
     /// The counterpart of [`Nodes::begin_open`].
     pub fn end_open(&self, id: NodeId, fh: Fh, write: bool) {
         let mut table = self.table.lock();
-        if let Some(entry) = table.entries.get_mut(&id) {
-            entry.opens.retain(|open| *open != fh);
-            entry.writers = entry.writers.saturating_sub(u32::from(write));
-            if entry.opens.is_empty() {
-                table.share(id);
-            }
+        let table = &mut *table;
+        let Some(entry) = table.entries.get_mut(&id) else { return };
+        entry.opens.retain(|open| *open != fh);
+        entry.writers = entry.writers.saturating_sub(u32::from(write));
+        if entry.opens.is_empty() {
+            table.share(id);
         }
+    }
+
+    /// The inode number that all ids of an object show.
+    pub fn ino(&self, id: NodeId) -> u64 {
+        let table = self.table.lock();
+        let place = table.entries.get(&id).map(|entry| entry.node.place());
+        place.and_then(|place| table.places.get(&place)).map_or(id.0, |ids| ids.ino)
     }
 
     /// Whether the kernel may keep the attributes of an id.
@@ -219,8 +240,9 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            if entry.node.ino != id.0 {
-                inodes.push((object, entry.node.ino));
+            let shared = table.places.get(&entry.node.place()).map(|ids| ids.ino);
+            if let Some(ino) = shared.filter(|ino| *ino != id.0) {
+                inodes.push((object, ino));
             }
         }
         inodes
@@ -248,18 +270,30 @@ impl Nodes {
     }
 }
 
+impl Node {
+    fn place(&self) -> Place {
+        Place { parent: self.parent, ident: self.attr.ident }
+    }
+}
+
 impl Table {
-    fn insert(&mut self, mut node: Node, children: Children, place: Option<Place>) -> NodeId {
+    /// Whether look-ups of an object get ids of their own because of a contest.
+    fn is_contested(&self, place: &Place) -> bool {
+        !self.contests.is_empty()
+            && self.contests.get(place).is_some_and(|since| since.elapsed() < CONTEST)
+    }
+
+    fn insert(&mut self, node: Node, children: Children, place: Place, shared: bool) -> NodeId {
         let id = NodeId(self.next);
         self.next += 1;
-        if place.is_some() {
-            node.ino = id.0;
+        let new = Ids { shared: None, count: 0, ino: id.0 };
+        let ids = self.places.entry(place).or_insert(new);
+        ids.count += 1;
+        if shared {
+            ids.shared = Some(id);
         }
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
-        }
-        if let Some(place) = place {
-            self.shared.insert(place, id);
         }
         let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
         self.entries.insert(id, entry);
@@ -268,11 +302,12 @@ impl Table {
 
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
     fn share(&mut self, id: NodeId) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        let place = entry.node.place();
-        let shared = self.shared.get(&place).and_then(|shared| self.entries.get(shared));
+        let Some(place) = self.entries.get(&id).map(|entry| entry.node.place()) else { return };
+        let Some(ids) = self.places.get_mut(&place) else { return };
+        let shared = ids.shared.and_then(|shared| self.entries.get(&shared));
         if shared.is_none_or(|shared| shared.writers > 0) {
-            self.shared.insert(place, id);
+            ids.shared = Some(id);
+            ids.ino = id.0;
         }
     }
 
@@ -283,8 +318,14 @@ impl Table {
             }
             let Some(entry) = self.entries.remove(&id) else { return };
             let place = entry.node.place();
-            if self.shared.get(&place) == Some(&id) {
-                self.shared.remove(&place);
+            if let Some(ids) = self.places.get_mut(&place) {
+                ids.count -= 1;
+                if ids.shared == Some(id) {
+                    ids.shared = None;
+                }
+                if ids.count == 0 {
+                    self.places.remove(&place);
+                }
             }
             id = entry.node.parent;
             if let Some(parent) = self.entries.get_mut(&id) {
@@ -316,20 +357,11 @@ mod tests {
         nodes.begin_open(first, Fh(1), true).unwrap();
         let own = look_up(&nodes, "a", 7);
         assert_ne!(own.id, first);
+        assert!(!own.settled);
         assert_ne!(look_up(&nodes, "a", 7).id, own.id);
-        assert_eq!(nodes.get(own.id).unwrap().ino, nodes.get(first).unwrap().ino);
+        assert_eq!(nodes.ino(own.id), nodes.ino(first));
         nodes.end_open(first, Fh(1), true);
         assert_eq!(look_up(&nodes, "a", 7).id, first);
-    }
-
-    #[test]
-    fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
-        let nodes = nodes();
-        let id = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(id, Fh(1), true).unwrap();
-        assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
-        nodes.end_open(id, Fh(1), true);
-        nodes.begin_open(id, Fh(1), true).unwrap();
     }
 
     #[test]
@@ -342,17 +374,28 @@ mod tests {
         nodes.begin_open(own, Fh(2), true).unwrap();
         nodes.end_open(own, Fh(2), true);
         assert_eq!(look_up(&nodes, "a", 7).id, own);
-        assert_eq!(look_up(&nodes, "a", 7).id, own);
+        assert_eq!(nodes.ino(first), own.0);
         nodes.begin_open(another, Fh(3), true).unwrap();
         nodes.end_open(another, Fh(3), true);
         assert_eq!(look_up(&nodes, "a", 7).id, own, "there is one to share already");
         nodes.end_open(first, Fh(1), true);
         nodes.forget(first, 1);
         assert_eq!(look_up(&nodes, "a", 7).id, own);
-        nodes.forget(own, 5);
+        nodes.forget(own, 4);
         nodes.forget(another, 1);
         assert_eq!(nodes.len(), 1);
-        assert_eq!(nodes.table.lock().shared.len(), 0);
+        assert!(nodes.table.lock().places.is_empty());
+    }
+
+    #[test]
+    fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
+        let nodes = nodes();
+        let id = look_up(&nodes, "a", 7).id;
+        nodes.begin_open(id, Fh(1), true).unwrap();
+        assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
+        nodes.end_open(id, Fh(1), true);
+        assert_ne!(look_up(&nodes, "a", 7).id, id, "nobody else is to be sent away");
+        nodes.begin_open(id, Fh(1), true).unwrap();
     }
 
     #[test]
@@ -365,7 +408,7 @@ mod tests {
         assert_eq!(nodes.len(), 2);
         nodes.forget(id, 1_000_000);
         assert_eq!(nodes.len(), 1);
-        assert_eq!(nodes.table.lock().shared.len(), 0);
+        assert_eq!(nodes.table.lock().places.len(), 0);
     }
 
     #[test]

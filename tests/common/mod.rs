@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,16 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
 pub struct World {
     dir: PathBuf,
     daemon: Option<Running>,
+    _turn: Turn,
+}
+
+/// `RLIMIT_MSGQUEUE` counts what a user has in all namespaces together, about 800 KiB: a test that
+/// wants much of it goes alone, the others make small queues.
+static QUEUES: RwLock<()> = RwLock::new(());
+
+enum Turn {
+    Shared(#[allow(dead_code)] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code)] RwLockWriteGuard<'static, ()>),
 }
 
 impl World {
@@ -43,8 +53,20 @@ impl World {
         world
     }
 
+    /// With ipcfs mounted without options and the limit on message queues for itself.
+    pub fn alone() -> Self {
+        let turn = Turn::Alone(QUEUES.write().unwrap_or_else(PoisonError::into_inner));
+        let mut world = Self::in_turn(turn);
+        world.mount(&[]);
+        world
+    }
+
     /// Without a mount.
     pub fn unmounted() -> Self {
+        Self::in_turn(Turn::Shared(QUEUES.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn in_turn(turn: Turn) -> Self {
         assert!(
             nix::unistd::geteuid().is_root() && Path::new("/dev/fuse").exists(),
             "the mounted tests need root and /dev/fuse; run scripts/test as root"
@@ -54,7 +76,7 @@ impl World {
         let dir = std::env::temp_dir().join(format!("ipcfs-test-{}-{number}", std::process::id()));
         fs::create_dir_all(dir.join("mnt")).unwrap();
         separate();
-        Self { dir, daemon: None }
+        Self { dir, daemon: None, _turn: turn }
     }
 
     /// Mounts ipcfs and waits until it works.
@@ -161,11 +183,16 @@ impl World {
 
     /// Runs a C client of `tests/clients`, which has to succeed, and returns what it printed.
     pub fn c(&self, client: &str, arguments: &[&str]) -> String {
-        let mut command = self.command(compiled(client));
-        command.args(arguments);
-        let output = Running::start(command).output();
+        let output = self.client(client, arguments).output();
         assert!(output.status.success(), "{client} {arguments:?}: {}", output.errors);
         output.text()
+    }
+
+    /// Starts a C client of `tests/clients`.
+    pub fn client(&self, client: &str, arguments: &[&str]) -> Running {
+        let mut command = self.command(compiled(client));
+        command.args(arguments);
+        Running::start(command)
     }
 
     /// Runs a Python script with `posix_ipc` and `sysv_ipc` at hand, which has to succeed.
@@ -201,6 +228,7 @@ fn separate() {
     let none: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC).expect("namespaces of its own");
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    fs::write("/proc/sys/fs/mqueue/msgsize_default", "1024").unwrap();
     for place in ["/dev/shm", "/run"] {
         mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).unwrap();
     }
@@ -242,7 +270,8 @@ fn collect(source: Option<impl Read + Send + 'static>) -> Option<thread::JoinHan
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    /// Starts a command.
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
         Self { child, stdout, stderr }

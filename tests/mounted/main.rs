@@ -8,6 +8,11 @@ mod common;
 
 mod command;
 mod ctl;
+mod docs;
 mod fifo;
 mod mq;
+mod sem;
 mod shm;
+mod sysv_msg;
+mod sysv_sem;
+mod sysv_shm;

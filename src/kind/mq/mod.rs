@@ -13,13 +13,11 @@
 
 mod account;
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
-use self::account::Account;
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
@@ -47,7 +45,6 @@ pub const PROFILE: Profile = Profile {
 pub struct Queues {
     dir: FsDir,
     options: Options,
-    account: Account,
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
@@ -62,11 +59,7 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
             )
         })?,
     };
-    Ok(Arc::new(Queues {
-        dir: FsDir::new(dir),
-        options: options.clone(),
-        account: Account::default(),
-    }))
+    Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
 }
 
 impl Kind for Queues {
@@ -81,48 +74,31 @@ impl Kind for Queues {
                 msgsize.map_or_else(|| sys::default("msgsize_default"), Ok)?,
             )),
         };
-        let cost = match size {
-            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
-            // The defaults are cut to what is permitted.
-            None => account::cost(
-                smaller("msg_default", "msg_max")?,
-                smaller("msgsize_default", "msgsize_max")?,
-            ),
-        };
         let c_name = fsdir::c_name(name)?;
-        let there = || self.idents();
-        // A name that is taken is so whatever the queue would cost.
-        if self.dir.stat(name).is_err() {
-            account::check(&self.account, caller, cost, there)?;
-        }
+        // The kernel charges a queue to the real user of the process that makes it.
         caller
-            .act(|| Ok(sys::create(&c_name, mode, size)?))
-            .map_err(|error| self.explain(error, caller, size, cost))?;
-        if let Ok(attr) = self.dir.stat(name) {
-            self.account.add(caller.uid, attr.ident, cost);
-        }
-        Ok(())
+            .act_as_process(|| sys::create(&c_name, mode, size))
+            .map_err(|error| self.explain(error, caller, size))
     }
 
     fn limits(&self, caller: Caller) -> Vec<Limit> {
         let mut limits = Vec::new();
-        let Ok(there) = self.idents() else { return limits };
+        let Ok(there) = self.dir.list() else { return limits };
         if let Ok(most) = sysctl("fs/mqueue/queues_max") {
             limits.push(Limit::used("mq_queues", most, there.len() as u64));
         }
         for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
             limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
         }
-        // The caller's own; root's is the daemon's, which all that is made through the mount counts
-        // against.
-        let used = match caller.uid {
-            0 => self.total(),
-            uid => self.account.used(uid, &there).1,
-        };
-        let max = if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) };
-        limits.push(Limit { name: "mq_bytes", max, used: Some(used) });
+        let used = Some(self.costs(caller.uid).iter().sum());
+        limits.push(Limit { name: "mq_bytes", max: queue_limit(caller), used });
         limits
     }
+}
+
+/// How many bytes of queues the caller may have. Root's queues are made by the daemon itself.
+fn queue_limit(caller: Caller) -> Option<u64> {
+    if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) }
 }
 
 /// The smaller one of two numbers of the queues' configuration.
@@ -132,39 +108,41 @@ fn smaller(one: &str, other: &str) -> Result<u64> {
 }
 
 impl Queues {
-    /// The inode numbers of all queues.
-    fn idents(&self) -> Result<HashSet<u64>> {
-        Ok(self.dir.list()?.into_iter().map(|entry| entry.ident).collect())
-    }
-
-    /// What all queues together cost.
-    fn total(&self) -> u64 {
-        self.costs().into_iter().sum()
-    }
-
-    fn costs(&self) -> Vec<u64> {
+    /// What each queue of a user costs.
+    fn costs(&self, uid: u32) -> Vec<u64> {
         let cost = |entry: DirEntry| {
             let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+            let owner = nix::sys::stat::fstat(&queue).ok()?.st_uid;
             let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
-            Some(account::cost(maxmsg as u64, msgsize as u64))
+            (owner == uid).then(|| account::cost(maxmsg as u64, msgsize as u64))
         };
         self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect()
     }
 
+    /// What a queue of this size would cost; without a size, the defaults, which are cut to what is
+    /// permitted.
+    fn cost(size: Option<(i64, i64)>) -> Result<u64> {
+        Ok(match size {
+            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
+            None => account::cost(
+                smaller("msg_default", "msg_max")?,
+                smaller("msgsize_default", "msgsize_max")?,
+            ),
+        })
+    }
+
     /// Says which limit a queue that could not be made was over.
-    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>, cost: u64) -> Error {
+    fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>) -> Error {
         let limit = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
         let sentence = match (error.errno(), size) {
             (Errno::EMFILE, _) => {
-                let costs = self.costs();
+                let costs = self.costs(caller.uid);
                 let used = (costs.len(), costs.iter().sum());
-                let whose = "the daemon, which queues made through the mount count against,";
-                let error = account::exceeded(whose, sys::own_limit().unwrap_or(0), cost, used);
-                let sentence = error.what().unwrap_or_default();
-                format!("{sentence}; those of other IPC namespaces count as well")
+                let limit = queue_limit(caller).unwrap_or(0);
+                account::exceeded(caller.uid, limit, Self::cost(size).unwrap_or(0), used)
             }
             (Errno::ENOSPC, _) => {
-                let there = self.idents().map_or(0, |there| there.len());
+                let there = self.dir.list().map_or(0, |there| there.len());
                 let most = limit("queues_max");
                 format!("there are {there} queues; fs.mqueue.queues_max is {most}")
             }
@@ -248,16 +226,14 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages. To take them it is opened for both, if that is
-    /// permitted, so that what a killed reader took can be given back.
+    /// Opens the queue to take or send messages. If that is permitted, for both: what a killed
+    /// reader took is to be given back, and how many bytes are queued only a reader is told.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
-        let opened = match (read, write) {
-            (false, true) => self.descriptor(OFlag::O_WRONLY),
-            (_, true) => self.descriptor(OFlag::O_RDWR),
-            (_, false) => match self.descriptor(OFlag::O_RDWR) {
-                Err(error) if error.errno() == Errno::EACCES => self.descriptor(OFlag::O_RDONLY),
-                opened => opened,
-            },
+        let opened = match self.descriptor(OFlag::O_RDWR) {
+            Err(error) if error.errno() == Errno::EACCES && read != write => {
+                self.descriptor(if read { OFlag::O_RDONLY } else { OFlag::O_WRONLY })
+            }
+            opened => opened,
         };
         Ok(Descriptor::new(opened?.0))
     }
@@ -482,7 +458,13 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     let attr = fsdir::attr(&nix::sys::stat::fstat(queue)?);
     let fd = queue.as_fd();
     // An empty queue need not be read, and reading it would touch its times.
-    let size = if sys::attributes(fd)?.queued == 0 { 0 } else { sys::info(fd)?.bytes };
+    let size = match sys::attributes(fd)?.queued {
+        0 => 0,
+        _ => match sys::info(fd) {
+            Err(Errno::EBADF) => 0, // Open for writing alone.
+            info => info?.bytes,
+        },
+    };
     Ok(Attr { size, ..attr })
 }
 

@@ -123,8 +123,8 @@ mod sys {
         flags: i32,
         fd: i32,
     ) -> Result<usize, Errno> {
-        // SAFETY: the caller answers for what is mapped over.
         let address = address as *mut libc::c_void;
+        // SAFETY: the caller answers for what is mapped over.
         let mapped = unsafe { libc::mmap(address, length, protection, flags, fd, 0) };
         if mapped == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(mapped as usize) }
     }

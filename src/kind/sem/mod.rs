@@ -156,7 +156,7 @@ impl Kind for Semaphores {
                     format!("{DIRECTORY} has something of that name that is no semaphore's file"),
                 ))
             }
-            made => made,
+            done => done,
         }
     }
 }

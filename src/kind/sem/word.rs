@@ -3,8 +3,8 @@
 //! The C library's own functions cannot be let near a file that anybody may have written: a forged
 //! `sem_t` makes glibc call futex(2) with an operation of the forger's choice and abort the process
 //! on the errno that comes back ("The futex facility returned an unexpected error code"). So this
-//! is glibc's protocol (nptl/sem_waitcommon.c, `sem_post.c`; the layout of 64-bit machines, `struct
-//! new_sem`), reading nothing but the first word:
+//! is glibc's protocol (`nptl/sem_waitcommon.c`, `nptl/sem_post.c`; the layout of 64-bit machines,
+//! `struct new_sem`), reading nothing but the first word:
 //!
 //! * The lower half of the word is the value, the upper half the number of those who wait.
 //! * To take: subtract while the value is high enough. To wait: count oneself, then futex-wait for

@@ -1,0 +1,116 @@
+# shellcheck shell=sh
+# What the scripts have in common: finding what they need and installing what is missing.
+# To be sourced with $me set to the name of the script.
+
+# The oldest cargo that builds ipcfs; Cargo.toml says the same.
+oldest=1.85
+
+say() {
+	printf '\n==> %s\n' "$*"
+}
+
+die() {
+	printf '%s: %s\n' "${me:?}" "$*" >&2
+	exit 1
+}
+
+have() {
+	command -v "$1" >/dev/null 2>&1
+}
+
+is_root() {
+	[ "$(id -u)" = 0 ]
+}
+
+# Installs Debian packages; says which and how if it may not.
+install_packages() {
+	have apt-get || die "missing: $*; install what your system calls these Debian packages"
+	as_root=
+	if ! is_root; then
+		have sudo || die "missing: $*; as root: apt-get install $*"
+		as_root=sudo
+	fi
+	say "installing $*"
+	# A fresh machine has no package lists, or old ones, whose packages are gone.
+	apt_install "$@" 2>/dev/null || {
+		$as_root apt-get -qq update
+		apt_install "$@"
+	} || die "apt-get could not install $*; its message is above"
+}
+
+apt_install() {
+	# shellcheck disable=SC2086 # nothing, or sudo
+	${as_root-} env DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq -y -o=Dpkg::Use-Pty=0 --no-install-recommends install "$@" >/dev/null
+}
+
+# need COMMAND:PACKAGE[,PACKAGE] ...: installs, at once, the packages of the commands that are missing.
+need() {
+	missing=
+	for word; do
+		have "${word%%:*}" || missing="$missing $(echo "${word#*:}" | tr , ' ')"
+	done
+	# shellcheck disable=SC2086 # a list of words
+	[ -z "$missing" ] || install_packages $missing
+}
+
+# Whether version $1 is at least version $2.
+at_least() {
+	[ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]
+}
+
+# The version of the cargo that is there; nothing if there is none that works.
+cargo_version() {
+	cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'
+}
+
+# The version of the cargo that apt-get would install.
+cargo_candidate() {
+	LC_ALL=C apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p'
+}
+
+# Sees to it that there is a cargo that is new enough, with the commands given (clippy, fmt).
+need_cargo() {
+	version=$(cargo_version)
+	if [ -z "$version" ] && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+		PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+		version=$(cargo_version)
+	fi
+	if [ -z "$version" ] || ! at_least "$version" "$oldest"; then
+		there=${version:+, this one is $version}
+		offered=
+		if have apt-get; then
+			offered=$(cargo_candidate)
+			if [ -z "$offered" ] && is_root; then
+				apt-get -qq update || true
+				offered=$(cargo_candidate)
+			fi
+		fi
+		if [ -z "$offered" ] || ! at_least "$offered" "$oldest"; then
+			[ -z "$offered" ] || there="$there, the package here is $offered"
+			die "ipcfs needs cargo $oldest or newer$there; get one from https://rustup.rs" \
+				"(curl -sSf https://sh.rustup.rs | sh) and run this again"
+		fi
+		# What cargo fetches comes over https.
+		install_packages cargo ca-certificates
+		hash -r
+		version=$(cargo_version)
+		at_least "${version:-0}" "$oldest" ||
+			die "the cargo found first in PATH is older than $oldest; take it out of PATH"
+	fi
+	for component; do
+		cargo "$component" --version >/dev/null 2>&1 || install_component "$component"
+	done
+}
+
+install_component() {
+	case $1 in
+	fmt) set -- rustfmt rustfmt ;;
+	*) set -- "$1" "rust-$1" ;;
+	esac
+	if have rustup; then
+		rustup component add "$1"
+	else
+		install_packages "$2"
+	fi
+}
