@@ -214,7 +214,7 @@ fn a_semaphore_cut_short_while_in_use_is_an_error_and_the_daemon_lives() {
         let cut = scope.spawn(|| world.c("sem", &["cut", "/cut", "300000"]));
         while !cut.is_finished() {
             world.attempt(
-                "exec 8<>sem/cut; for i in {1..50}; do echo +2 >&8; echo -1 >&8; read -t 1 <&8; done
+                "exec 8<>sem/cut; for i in {1..50}; do echo +2 >&8; timeout 0.2 bash -c 'echo -1 >&8'; read -t 1 <&8; done
                  exec 9<ctl/sem/cut/hold & sleep 0.01; kill -9 $!; cat ctl/sem/cut/status
                  echo -1000 > sem/cut & sleep 0.01; kill -9 $!",
             );
