@@ -7,6 +7,7 @@ mod metrics;
 mod orphans;
 mod summary;
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +19,10 @@ use crate::monitor::{self, Failure};
 use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened};
 
 /// The kinds and what is known about them, in the order in which they are listed.
-pub type Kinds = Arc<[(&'static Profile, Arc<dyn Kind>)]>;
+pub type Kinds = Arc<[OneKind]>;
+
+/// A kind.
+type OneKind = (&'static Profile, Arc<dyn Kind>);
 
 /// The files, in the order in which they are listed.
 pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
@@ -74,7 +78,7 @@ fn errors(failures: &[Failure]) -> Vec<u8> {
             Some(sentence) => crate::escape::line(sentence.as_bytes()),
             None => format!("{} ({what})", errno.desc()),
         };
-        text.push_str(&format!("{}\t{pid}\t{path}\t{errno:?}: {sentence}\n", utc(*time)));
+        let _ = writeln!(text, "{}\t{pid}\t{path}\t{errno:?}: {sentence}", utc(*time));
     }
     text.into_bytes()
 }

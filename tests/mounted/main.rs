@@ -10,6 +10,7 @@ mod command;
 mod ctl;
 mod docs;
 mod ipc_lock;
+mod lines;
 mod mq;
 mod sem;
 mod sysv_sem;

@@ -161,8 +161,7 @@ impl Queues {
     }
 }
 
-/// What root may go up to whatever the configuration says (linux/ipc_namespace.h, `HARD_MSGMAX`,
-/// `HARD_MSGSIZEMAX`).
+/// What root may go up to whatever the configuration says (`HARD_MSGMAX`, `HARD_MSGSIZEMAX`).
 const HARD_MSGMAX: u64 = 65_536;
 const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 
