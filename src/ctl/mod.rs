@@ -46,7 +46,7 @@ pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
 
 type Show = fn(&Kinds, &Cx) -> Result<Vec<u8>>;
 
-/// A text about all objects, made by a worker when it is read.
+/// A text about all objects, made by a worker when it is opened.
 struct Report {
     kinds: Kinds,
     show: Show,
@@ -61,12 +61,11 @@ impl Object for Report {
         fail(Errno::EPERM)
     }
 
-    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
         if how.write {
             return Err(Error::because(Errno::EACCES, "this is to be read"));
         }
-        let (kinds, show) = (Arc::clone(&self.kinds), self.show);
-        Ok(slow(how.checked, move |cx| show(&kinds, cx)))
+        slow(cx, how.checked, |cx| (self.show)(&self.kinds, cx))
     }
 }
 

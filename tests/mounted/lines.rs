@@ -30,8 +30,10 @@ fn a_hundred_thousand_tagged_lines_come_by_priority() {
         cut -f2 $SCRATCH/got | sort -n | cmp - <(seq 100000) && echo same";
     assert_eq!(world.run(reader), "same\n");
     assert!(writer.output().status.success());
-    world.run("echo 'mq/r maxmsg=9 msgsize=64' > ctl/create
-        for i in 1 2 3; do printf '%s\\t'$i'\\n' 0 2 1; done > ctl/mq/r/tagged");
+    world.run(
+        "echo 'mq/r maxmsg=9 msgsize=64' > ctl/create
+        for i in 1 2 3; do printf '%s\\t'$i'\\n' 0 2 1; done > ctl/mq/r/tagged",
+    );
     let expected = "2\t1\n2\t2\n2\t3\n1\t1\n1\t2\n1\t3\n0\t1\n0\t2\n0\t3\n";
     assert_eq!(world.run("head -n 9 < ctl/mq/r/tagged"), expected);
 }
@@ -61,10 +63,14 @@ assert taken() == [b'one', b'', b'two and more']";
 #[test]
 fn an_unfinished_line_is_sent_at_the_last_close_and_is_there_for_what_comes_next() {
     let world = world(10);
-    world.run("for i in {1..300}; do printf $i > ctl/mq/q/lines
-        [ $(cat ctl/mq/q/drain) = $i ] || exit 1; done");
-    world.run("for i in {1..100}; do /bin/printf $i > ctl/mq/q/lines
-        [ $(cat ctl/mq/q/drain) = $i ] || exit 1; done");
+    world.run(
+        "for i in {1..300}; do printf $i > ctl/mq/q/lines
+        [ $(cat ctl/mq/q/drain) = $i ] || exit 1; done",
+    );
+    world.run(
+        "for i in {1..100}; do /bin/printf $i > ctl/mq/q/lines
+        [ $(cat ctl/mq/q/drain) = $i ] || exit 1; done",
+    );
     let shared = "exec 3>ctl/mq/q/lines; printf a >&3; (printf b >&3); /bin/printf c >&3
         cat ctl/mq/q/drain; echo -; exec 3>&-; cat ctl/mq/q/drain";
     assert_eq!(world.run(shared), "-\nabc\n");
@@ -211,9 +217,8 @@ fn a_killed_reader_takes_nothing_with_it() {
 fn writers_who_share_a_file_take_turns_and_can_be_stopped() {
     let world = world(2);
     world.run("seq 2 > ctl/mq/q/lines");
-    let mut writers = world.start(
-        "exec 3>ctl/mq/q/lines; echo a >&3 & echo b >&3 & echo c >&3 & wait",
-    );
+    let mut writers =
+        world.start("exec 3>ctl/mq/q/lines; echo a >&3 & echo b >&3 & echo c >&3 & wait");
     eventually("one waits for the queue", || world.waiting() >= 1);
     world.run("[ $(wc -l < ctl/mq/q/waiters) = 3 ] || sleep 0.1");
     writers.signal(libc::SIGINT);
