@@ -363,7 +363,7 @@ fn a_held_lock_is_given_back_and_handed_on_in_the_order_of_asking() {
 fn fifty_processes_count_under_a_lock_though_one_in_ten_is_killed() {
     let world = World::new();
     world.run("echo 1 > sem/lock; echo 0 > $SCRATCH/counter");
-    let script = r#"
+    let script = r"
         : > $SCRATCH/log
         worker() {
             for ((i = 0; i < 20; i++)); do (
@@ -379,7 +379,7 @@ fn fifty_processes_count_under_a_lock_though_one_in_ten_is_killed() {
         }
         for w in {1..50}; do worker $w & done 2>/dev/null
         wait
-        wc -l < $SCRATCH/log; cat $SCRATCH/counter sem/lock"#;
+        wc -l < $SCRATCH/log; cat $SCRATCH/counter sem/lock";
     // Of 1000, 50 are killed before they count and 50 after.
     assert_eq!(world.run(script), "950\n950\n1\n");
 }
