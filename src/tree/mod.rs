@@ -151,7 +151,7 @@ impl Tree {
             match open.and_then(|file| file.handle.change(caller, &change)) {
                 Some(done) => done?,
                 None => {
-                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?
+                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?;
                 }
             }
         }

@@ -74,6 +74,8 @@ struct Entry {
     opens: Vec<Fh>,
     /// Entries that have this one as their parent: it must not go before them.
     held: u64,
+    /// The inode number that the kernel was last told; it shows that of a file that stays open.
+    told: u64,
 }
 
 struct Table {
@@ -111,6 +113,7 @@ impl Nodes {
             children: Children::Fixed,
             opens: Vec::new(),
             held: 0,
+            told: 1,
         };
         let table = Table {
             entries: HashMap::from([(NodeId::ROOT, entry)]),
@@ -213,9 +216,11 @@ impl Nodes {
 
     /// The inode number that all ids of an object show.
     pub fn ino(&self, id: NodeId) -> u64 {
-        let table = self.table.lock();
-        let place = table.entries.get(&id).map(|entry| entry.node.place());
-        place.and_then(|place| table.places.get(&place)).map_or(id.0, |ids| ids.ino)
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let Some(entry) = table.entries.get_mut(&id) else { return id.0 };
+        entry.told = table.places.get(&entry.node.place()).map_or(id.0, |ids| ids.ino);
+        entry.told
     }
 
     /// Whether the kernel may keep the attributes of an id.
@@ -235,8 +240,8 @@ impl Nodes {
         }
     }
 
-    /// The inode numbers that objects are seen by: each id's own, and the one that all ids of an
-    /// object share.
+    /// The inode numbers that the kernel may show objects' files by: each id's own, which comes with
+    /// a look-up, and the one that it was told since.
     pub fn inodes(&self) -> Vec<(ObjectId, u64)> {
         let table = self.table.lock();
         let mut inodes = Vec::new();
@@ -244,9 +249,8 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            let shared = table.places.get(&entry.node.place()).map(|ids| ids.ino);
-            if let Some(ino) = shared.filter(|ino| *ino != id.0) {
-                inodes.push((object, ino));
+            if entry.told != id.0 {
+                inodes.push((object, entry.told));
             }
         }
         inodes
@@ -299,7 +303,15 @@ impl Table {
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
         }
-        let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
+        let entry = Entry {
+            node,
+            lookups: 1,
+            writers: 0,
+            children,
+            opens: Vec::new(),
+            held: 0,
+            told: id.0,
+        };
         self.entries.insert(id, entry);
         id
     }

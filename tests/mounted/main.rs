@@ -11,6 +11,8 @@ mod ctl;
 mod docs;
 mod faults;
 mod fifo;
+mod ipc_lock;
+mod lines;
 mod mq;
 mod sem;
 mod shm;
