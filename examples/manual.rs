@@ -1,10 +1,12 @@
-//! Writes the man pages and the shells' completions to a directory:
-//! `cargo run --example manual -- DIRECTORY`.
+//! Writes what is installed beside the binary to a directory: man pages, the shells' completions,
+//! mount(8)'s helper. `cargo run --release --example manual -- DIRECTORY`.
 //!
-//! They are made from the command line's own description, so that they cannot differ from it.
+//! Pages and completions are made from the command line's own description, so that they cannot
+//! differ from it.
 
 use std::error::Error;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
@@ -28,6 +30,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man/ipcfs.5");
     fs::copy(page, directory.join("ipcfs.5"))?;
+    // A package's helper, whose binary is /usr/bin/ipcfs; scripts/install makes its own.
+    let helper = directory.join("mount.ipcfs");
+    if helper.is_symlink() {
+        fs::remove_file(&helper)?;
+    }
+    symlink("../bin/ipcfs", &helper)?;
     Ok(())
 }
 

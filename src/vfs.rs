@@ -372,6 +372,12 @@ pub trait Handle: Send + Sync {
         None
     }
 
+    /// Opens the same object once more, its name being gone (`/proc/self/fd`, open(2)); `None`
+    /// where that is not possible.
+    fn reopen(&self, _cx: &Cx, _how: &How) -> Option<Result<Opened>> {
+        None
+    }
+
     /// Changes other attributes of the open file, whatever has become of its name; `None` where
     /// [`Object::change`] does it.
     fn change(&self, _caller: Caller, _change: &Change) -> Option<Result<()>> {

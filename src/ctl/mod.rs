@@ -13,10 +13,10 @@ use std::time::SystemTime;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::control::{OpenText, json_text};
+use crate::kind::control::{json_text, slow};
 use crate::kind::{Kind, Profile};
 use crate::monitor::{self, Failure};
-use crate::vfs::{Attr, Change, Cx, How, Io, Item, Object, Opened, Wait};
+use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened};
 
 /// The kinds and what is known about them, in the order in which they are listed.
 pub type Kinds = Arc<[OneKind]>;
@@ -65,12 +65,7 @@ impl Object for Report {
         if how.write {
             return Err(Error::because(Errno::EACCES, "this is to be read"));
         }
-        // Now rather than at the first read: bash's `source` reads as many bytes as fstat(2) says.
-        if cx.wait == Wait::Try {
-            return Err(Error::deferred());
-        }
-        let text = (self.show)(&self.kinds, cx)?;
-        Ok(Opened { handle: Arc::new(OpenText { attr: how.checked, text }), io: Io::Direct })
+        slow(cx, how.checked, |cx| (self.show)(&self.kinds, cx))
     }
 }
 

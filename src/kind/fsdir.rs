@@ -22,12 +22,15 @@ use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, SetTime};
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
     fd: OwnedFd,
+    /// The device of what belongs to it; that of another is mounted over a name.
+    device: Option<u64>,
 }
 
 impl FsDir {
     /// The directory that `fd` stands for.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        let device = nix::sys::stat::fstat(&fd).ok().map(|stat| stat.st_dev);
+        Self { fd, device }
     }
 
     /// The directory that a path leads to now; what is mounted there later is another one.
@@ -108,10 +111,15 @@ impl FsDir {
         Ok(FileId { device: stat.st_dev, inode })
     }
 
-    /// The attributes of a name; `size` and `blocks` are the file's.
+    /// The attributes of a name; `size` and `blocks` are the file's. `ENOENT` for another file
+    /// system's file that is mounted over it.
     pub fn stat(&self, name: &[u8]) -> Result<Attr> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        Ok(attr(&nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?))
+        let stat = nix::sys::stat::fstatat(&self.fd, OsStr::from_bytes(name), flags)?;
+        if self.device.is_some_and(|device| device != stat.st_dev) {
+            return fail(Errno::ENOENT);
+        }
+        Ok(attr(&stat))
     }
 
     /// Everything in it but `.` and `..`.
@@ -200,15 +208,17 @@ pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<(
         let gid = change.gid.map(Into::into);
         nix::unistd::fchownat(pin, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
     }
+    // Neither chmod nor utimensat takes an O_PATH descriptor by itself.
+    let path = path_of(pin);
     if let Some(mode) = change.mode {
-        let path = path_of(pin);
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
         caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
     }
     if change.atime.is_some() || change.mtime.is_some() {
-        let times = [timespec(change.atime), timespec(change.mtime)];
-        sys::set_times(pin.as_fd(), times)?;
+        let (atime, mtime) = (timespec(change.atime), timespec(change.mtime));
+        let flags = nix::sys::stat::UtimensatFlags::FollowSymlink;
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &*path, &atime, &mtime, flags)?;
     }
     Ok(())
 }
@@ -276,7 +286,6 @@ mod sys {
     use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
     use nix::fcntl::OFlag;
-    use nix::sys::time::TimeSpec;
 
     use crate::error::Errno;
 
@@ -314,16 +323,6 @@ mod sys {
         let fd = Errno::result(fd)?;
         // SAFETY: the kernel has just given us this descriptor; nobody else has it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-    }
-
-    /// utimensat(2) on an `O_PATH` descriptor, which nix's wrapper has no flag for.
-    pub(super) fn set_times(fd: BorrowedFd<'_>, times: [TimeSpec; 2]) -> Result<(), Errno> {
-        let times: [libc::timespec; 2] = times.map(|time| *time.as_ref());
-        // SAFETY: the path is an empty C string, the array has the two elements that are read.
-        let done = unsafe {
-            libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
-        };
-        Errno::result(done).map(drop)
     }
 }
 

@@ -45,6 +45,9 @@ struct Ids {
     ino: u64,
 }
 
+/// Room for as many ids is kept however few there are.
+const LARGE: usize = 2048;
+
 /// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
 /// once, and must not meet the next writer then.
 const CONTEST: Duration = Duration::from_secs(1);
@@ -179,6 +182,7 @@ impl Nodes {
             entry.lookups = entry.lookups.saturating_sub(count);
         }
         table.remove_if_unused(id);
+        table.shrink();
     }
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
@@ -310,6 +314,16 @@ impl Table {
         };
         self.entries.insert(id, entry);
         id
+    }
+
+    /// Gives memory back once most of a crowd of ids is forgotten.
+    fn shrink(&mut self) {
+        let room = self.entries.capacity();
+        if room > LARGE && self.entries.len() < room / 8 {
+            self.entries.shrink_to_fit();
+            self.places.shrink_to_fit();
+            crate::memory::give_back();
+        }
     }
 
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.

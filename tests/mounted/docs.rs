@@ -108,11 +108,13 @@ fn assert_prints(place: &str, command: &str, expected: &str, printed: &str) {
     assert!(same, "{place}: {command}is to print\n{expected}but prints\n{printed}");
 }
 
-/// What a script begins with: the binary and the Python of the tests in PATH, one stream of output.
+/// What a script begins with: the binary and the Python of the tests in PATH, one stream of output,
+/// and the kernel's own default size of messages, which the other tests lower.
 fn prelude() -> String {
     let directory = |path: &Path| path.parent().unwrap().display().to_string();
     let (binary, python) = (directory(Path::new(BINARY)), directory(&python()));
-    format!("exec 2>&1; PATH={binary}:{python}:$PATH\n")
+    let default = "echo 8192 > /proc/sys/fs/mqueue/msgsize_default";
+    format!("exec 2>&1; PATH={binary}:{python}:$PATH; {default}\n")
 }
 
 const MARK: char = '\u{1e}';
@@ -148,6 +150,8 @@ fn run_all(file: &str, before: &str, world: impl Fn() -> World) {
         let place = format!("{file}:{}", block.line);
         let output = blocks.get(index + 1).filter(|next| next.language == "text");
         let output = output.filter(|next| next.before == "```").map(|next| next.text.as_str());
+        // Shown if it hangs.
+        println!("{place}");
         match block.language.as_str() {
             _ if block.before == FRESH => continue,
             "console" => run_session(&world(), &place, before, &block.text),

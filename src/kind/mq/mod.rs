@@ -222,16 +222,13 @@ impl Queue {
         if attr.ident == self.ident { Ok((queue, attr)) } else { fail(Errno::ESTALE) }
     }
 
-    /// Opens the queue to take or send messages: for both, if that is permitted, since only a
-    /// reader is told how many bytes are queued (fstat), and only a writer can give back what a
-    /// killed reader took.
+    /// Opens the queue to take or send messages. If that is permitted, for both: what a killed
+    /// reader took is to be given back, and how many bytes are queued only a reader is told.
     fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
         let opened = match self.descriptor(OFlag::O_RDWR) {
-            Err(error) if error.errno() == Errno::EACCES => match (read, write) {
-                (true, false) => self.descriptor(OFlag::O_RDONLY),
-                (false, true) => self.descriptor(OFlag::O_WRONLY),
-                _ => Err(error),
-            },
+            Err(error) if error.errno() == Errno::EACCES && read != write => {
+                self.descriptor(if read { OFlag::O_RDONLY } else { OFlag::O_WRONLY })
+            }
             opened => opened,
         };
         Ok(Descriptor::new(opened?.0))
@@ -459,9 +456,9 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     // An empty queue need not be read, and reading it would touch its times.
     let size = match sys::attributes(fd)?.queued {
         0 => 0,
-        _ => match sys::info(fd) {
+        _ => match sys::queued_bytes(fd) {
             Err(Errno::EBADF) => 0, // Open for writing alone.
-            info => info?.bytes,
+            bytes => bytes?,
         },
     };
     Ok(Attr { size, ..attr })
@@ -659,6 +656,21 @@ mod sys {
         Ok(parse_info(&String::from_utf8_lossy(&text[..length])))
     }
 
+    /// The bytes queued alone, which each look-up asks for.
+    pub(super) fn queued_bytes(queue: BorrowedFd<'_>) -> Result<u64, Errno> {
+        let mut text = [0; 128];
+        let length = nix::sys::uio::pread(queue, &mut text, 0)?;
+        Ok(parse_bytes(&text[..length]))
+    }
+
+    /// Understands the beginning of the queue's file, `QSIZE:129 `.
+    pub(super) fn parse_bytes(text: &[u8]) -> u64 {
+        let digits = text.strip_prefix(b"QSIZE:").unwrap_or_default();
+        digits.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |bytes: u64, digit| {
+            bytes.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        })
+    }
+
     /// Understands `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
     pub(super) fn parse_info(text: &str) -> Info {
         let mut info = Info::default();
@@ -686,12 +698,14 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use super::sys::{Info, parse_info};
+    use super::sys::{Info, parse_bytes, parse_info};
 
     #[test]
     fn the_queues_file_is_understood() {
         let text = "QSIZE:129        NOTIFY:0     SIGNO:10    NOTIFY_PID:8260  \n";
         assert_eq!(parse_info(text), Info { bytes: 129, notify_pid: 8260, notify_signal: 10 });
         assert_eq!(parse_info("nonsense"), Info::default());
+        assert_eq!(parse_bytes(text.as_bytes()), 129);
+        assert_eq!(parse_bytes(b"nonsense"), 0);
     }
 }

@@ -5,16 +5,17 @@
 //! | first use | size |
 //! | --- | --- |
 //! | `ftruncate(2)` (`truncate -s`, `dd seek=`), `fallocate(2)` | what it says |
-//! | `write(2)` | just enough for it |
+//! | `write(2)` | just enough for it, and for what follows in large pieces |
 //! | anything else, or none (`touch`) | the page |
 //!
 //! For another size than a page, the segment is removed and made again. Nobody has it by then: if
 //! anybody has attached it or changed its mode or owner meanwhile, it stays as it is. Who has only
 //! looked up its identifier in that moment finds that it is gone (`EIDRM`).
 //!
-//! The kernel cuts a write of more than a mebibyte into several requests. So what comes in pieces
-//! that may have been cut is gathered, up to [`GATHERED`] bytes, until a smaller piece, another
-//! operation or the last close ends it.
+//! What comes in large pieces is gathered: a write of more than a mebibyte, which the kernel cuts
+//! into several requests, and what `cp`, `cat` and `dd` write of a large file. A piece of less than
+//! [`PIECE`] bytes, another operation, the last close or more than [`GATHERED`] bytes end it, and
+//! the segment is made as large as all of it together. It has one page until then.
 //!
 //! Such an open file cannot be mapped (`ENODEV`): the kernel wants to know what to map at the open,
 //! and the segment may still change.
@@ -23,14 +24,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::shm::{PAGE, SegmentFile, Segments, check_size, segment_attr, sys};
+use super::shm::{PAGE, SegmentFile, Segments, change_segment, check_size, segment_attr, sys};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::kind::message::MESSAGE_MAX;
-use crate::vfs::{Attr, Cx, Handle};
+use crate::vfs::{Attr, Change, Cx, Handle};
 
-/// The most that is gathered.
-const GATHERED: usize = 256 << 20;
+/// What may be a piece of something larger: `cat` writes twice as much, `cp` and `dd bs=1M` more.
+const PIECE: usize = 64 << 10;
+/// The most that is gathered: it is kept in memory, and copied in one go.
+const GATHERED: usize = 64 << 20;
 
 /// A segment that has just been made, open.
 pub(super) struct Fresh {
@@ -42,7 +44,7 @@ pub(super) struct Fresh {
 enum State {
     /// Nothing has happened yet: the segment of one page.
     Page(i32),
-    /// This much of a write that goes on has come.
+    /// This much has come, and there may be more.
     Gathering(i32, Vec<u8>),
     /// The segment has its size.
     Sized(Arc<SegmentFile>),
@@ -107,7 +109,7 @@ impl Fresh {
             State::Sized(_) => return Ok(false),
         };
         let together = length + data.len();
-        let goes_on = data.len() > MESSAGE_MAX && together <= GATHERED;
+        let goes_on = data.len() >= PIECE && together <= GATHERED;
         if at != length as u64 || (length == 0 && !goes_on) || together as u64 > sys::longest() {
             return Ok(false);
         }
@@ -145,6 +147,14 @@ impl Handle for Fresh {
         let file = self.sized(&mut state, Some(size));
         drop(state);
         Some(file.and_then(|file| file.truncate(size).unwrap_or(Ok(()))))
+    }
+
+    fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
+        let id = match &*self.state.lock() {
+            State::Page(id) | State::Gathering(id, _) => *id,
+            State::Sized(file) => file.id(),
+        };
+        Some(change_segment(caller, id, change))
     }
 
     fn allocate(&self, _cx: &Cx, mode: i32, offset: u64, length: u64) -> Result<()> {

@@ -6,19 +6,14 @@
 //! Whatever else may be in there is not shown.
 
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-
-use super::super::Options;
 use super::super::fsdir::FsDir;
+use super::super::{Options, state};
 use super::Name;
-use crate::caller::{Caller, privileged};
+use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, DirEntry, FileType};
 
@@ -28,70 +23,62 @@ const LINK: u64 = 1 << 63;
 
 /// The links of one kind.
 pub(super) struct Links {
-    /// Where they are kept, if there is a place.
-    place: Option<PathBuf>,
+    /// Where names are kept, if there is a place.
+    base: Option<PathBuf>,
+    /// The kind's directory below it.
+    path: &'static str,
     /// The same, once it is there.
     dir: OnceLock<FsDir>,
 }
 
 impl Links {
     /// The links of the kind whose directory is `path`.
-    pub(super) fn new(options: &Options, path: &str) -> Self {
-        let base = options.link_dir.clone().or_else(|| {
-            if privileged() {
-                return Some("/run/ipcfs".into());
-            }
-            let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
-            Some(Path::new(&runtime).join("ipcfs"))
-        });
-        Self { place: base.map(|base| base.join(path)), dir: OnceLock::new() }
+    pub(super) fn new(options: &Options, path: &'static str) -> Self {
+        let base = options.link_dir.clone().map_or_else(state::base, Ok).ok();
+        Self { base, path, dir: OnceLock::new() }
     }
 
-    /// The directory, if it is there.
-    fn dir(&self) -> Result<Option<&FsDir>> {
+    /// The directory, if it is there and can be trusted. If it cannot, making a link says why.
+    fn dir(&self) -> Option<&FsDir> {
         if let Some(dir) = self.dir.get() {
-            return Ok(Some(dir));
+            return Some(dir);
         }
-        let Some(place) = &self.place else { return Ok(None) };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match nix::fcntl::open(place, flags, Mode::empty()) {
-            Ok(dir) => Ok(Some(self.dir.get_or_init(|| FsDir::new(dir)))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        let dir = state::open(&self.base.as_ref()?.join(self.path)).ok()?;
+        Some(self.dir.get_or_init(|| FsDir::new(dir)))
     }
 
     /// The directory, which is made if it is not there.
     fn made_dir(&self) -> Result<&FsDir> {
-        let Some(place) = &self.place else {
+        if let Some(dir) = self.dir.get() {
+            return Ok(dir);
+        }
+        let Some(base) = &self.base else {
             return Err(Error::because(
                 Errno::EPERM,
                 "there is no place to keep names in: XDG_RUNTIME_DIR is not set; -o link_dir=PATH \
                  gives one",
             ));
         };
-        if self.dir()?.is_none() {
-            // The last directory is everybody's, with the sticky bit, and the one above it lets
-            // nobody in: whatever is done there is done by the daemon as the caller.
-            if let Some(above) = place.parent() {
-                DirBuilder::new().recursive(true).mode(0o700).create(above)?;
-            }
-            DirBuilder::new().recursive(true).mode(0o1777).create(place)?;
+        state::private(base)?;
+        let place = base.join(self.path);
+        if let Some(above) = place.parent() {
+            state::private(above)?;
         }
-        self.dir()?.ok_or_else(|| Errno::ENOENT.into())
+        let dir = state::names(&place)?;
+        Ok(self.dir.get_or_init(|| FsDir::new(dir)))
     }
 
     /// The attributes of a link.
     pub(super) fn find(&self, name: &[u8]) -> Result<Attr> {
         let target = self.target(name)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         let attr = dir.stat(name)?;
         Ok(Attr { ident: attr.ident | LINK, mode: 0o777, size: target.len() as u64, ..attr })
     }
 
     /// The key that a link stands for.
     pub(super) fn target(&self, name: &[u8]) -> Result<Vec<u8>> {
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         match nix::fcntl::readlinkat(dir, OsStr::from_bytes(name)) {
             Ok(target) if is_key(target.as_bytes()) => Ok(target.into_encoded_bytes()),
             // Something else than a link.
@@ -102,7 +89,7 @@ impl Links {
 
     /// All of them.
     pub(super) fn list(&self) -> Result<Vec<DirEntry>> {
-        let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
+        let Some(dir) = self.dir() else { return Ok(Vec::new()) };
         let mut entries = dir.list()?;
         entries.retain(|entry| {
             entry.file_type == FileType::Symlink
@@ -125,7 +112,7 @@ impl Links {
     /// Removes a link as the caller, so that the sticky bit protects those of others.
     pub(super) fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
         self.target(name)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         dir.remove(caller, name)
     }
 
@@ -138,7 +125,7 @@ impl Links {
         replace: bool,
     ) -> Result<()> {
         self.target(from)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         dir.rename_visible(caller, from, to, replace, self.find(to))
     }
 }

@@ -193,6 +193,12 @@ fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<i64>> {
                     "this kernel cannot copy messages (CONFIG_CHECKPOINT_RESTORE)",
                 ));
             }
+            Err(Errno::EINVAL) if sys::stat(id).is_ok() => {
+                return Err(Error::because(
+                    Errno::EMSGSIZE,
+                    "a message is longer than kernel.msgmax is now, which the kernel does not copy",
+                ));
+            }
             Err(errno) => return Err(removed(errno)),
         }
     }
@@ -228,7 +234,8 @@ impl Object for Queue {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        how.verify(&self.attr()?)?;
+        // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
+        how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;
         Ok(self.opened(how, PLAIN, Select::ANY))
     }
 

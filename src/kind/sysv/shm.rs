@@ -20,7 +20,9 @@
 //! as none once the file is closed; it keeps its pages all the same.
 //!
 //! Data goes to and from the segment's own file, which is reached through `/proc/self/map_files`
-//! (`proc_pid_map_files(5)`). Where that is not permitted or the segment is one of huge pages, it
+//! (`proc_pid_map_files(5)`): the kernel maps it by itself, and reads it where the file is open for
+//! reading alone; what is written comes to the daemon, since the kernel would let the file grow
+//! beyond the segment. Where that is not permitted or the segment is one of huge pages, it
 //! goes by way of the attachment, with `process_vm_readv(2)` and `process_vm_writev(2)`, which do not
 //! end in a signal when there is no memory; shared mappings through the mount are refused then.
 
@@ -164,31 +166,39 @@ pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
     ))
 }
 
+/// Changes mode and owner.
+pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
+    let mut segment = sys::stat(id)?;
+    if let Some(size) = change.size {
+        check_size(&segment, size)?;
+    }
+    let mut perm = segment.shm_perm;
+    change_perm(caller, &mut perm, change, |perm| {
+        segment.shm_perm = *perm;
+        Ok(sys::set(id, &segment)?)
+    })
+}
+
 impl Object for Segment {
     fn attr(&self) -> Result<Attr> {
         self.kind.attr(self.id).map_err(absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
-        let mut segment = sys::stat(self.id)?;
-        if let Some(size) = change.size {
-            check_size(&segment, size)?;
-        }
-        let mut perm = segment.shm_perm;
-        change_perm(caller, &mut perm, change, |perm| {
-            segment.shm_perm = *perm;
-            Ok(sys::set(self.id, &segment)?)
-        })
+        change_segment(caller, self.id, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
-        how.verify(&self.attr()?)?;
+        // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
+        how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;
         if how.created {
             let fresh = Fresh::new(Arc::clone(&self.kind), self.id, cx.caller);
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
         }
         let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write)?;
-        let io = file.file.clone().map_or(Io::Direct, Io::Mapped);
+        // Only a write could make the segment's file grow.
+        let passed = if how.write { Io::Mapped } else { Io::Passthrough };
+        let io = file.file.clone().map_or(Io::Direct, passed);
         Ok(Opened { handle: Arc::new(file), io })
     }
 
@@ -271,6 +281,11 @@ impl SegmentFile {
         Ok(Self { id, attachment, size, file })
     }
 
+    /// Its identifier.
+    pub(super) fn id(&self) -> i32 {
+        self.id
+    }
+
     /// Its size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
@@ -327,7 +342,10 @@ impl Handle for SegmentFile {
         if room == 0 && *done < data.len() {
             return Err(Error::because(
                 Errno::ENOSPC,
-                format!("the segment ends at {} bytes and cannot grow", self.size),
+                format!(
+                    "the segment has {} bytes and cannot grow; `truncate -s` makes one of any size",
+                    self.size
+                ),
             ));
         }
         while *done < end {

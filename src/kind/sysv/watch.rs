@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -19,12 +19,17 @@ use crate::turn::{wait_while, wake_one};
 pub const INTERVAL: Duration = Duration::from_millis(10);
 /// What is added to it for each who waits, so that looking takes about 1 % of a processor at most.
 const EACH: Duration = Duration::from_micros(50);
+/// How many times as long as it took to look is waited before looking again: to find out whether
+/// there is a message of a type, the whole queue may have to be copied.
+const REST: u32 = 50;
 
 /// Somebody who waits.
 struct Waiter {
     /// Whether what it waits for is there.
     ready: Box<dyn Fn() -> bool + Send + Sync>,
     state: AtomicU32,
+    /// When it is to be looked at again.
+    next: Mutex<Instant>,
 }
 
 impl Waiter {
@@ -33,6 +38,18 @@ impl Waiter {
     const LEADING: u32 = 1;
     /// What it waits for may be there.
     const READY: u32 = 2;
+
+    /// Looks, if it is time to.
+    fn is_ready(&self) -> bool {
+        let mut next = self.next.lock();
+        let begun = Instant::now();
+        if begun < *next {
+            return false;
+        }
+        let ready = (self.ready)();
+        *next = begun + begun.elapsed() * REST;
+        ready
+    }
 
     fn turn(&self, state: u32) {
         self.state.store(state, Ordering::SeqCst);
@@ -48,7 +65,8 @@ impl Watch {
     /// Waits until `ready` says so; `EINTR` after a signal.
     pub fn wait(&self, ready: impl Fn() -> bool + Send + Sync + 'static) -> Result<()> {
         let state = AtomicU32::new(Waiter::ASLEEP);
-        let me = Arc::new(Waiter { ready: Box::new(ready), state });
+        let next = Mutex::new(Instant::now());
+        let me = Arc::new(Waiter { ready: Box::new(ready), state, next });
         {
             let mut waiters = self.0.lock();
             if waiters.is_empty() {
@@ -75,7 +93,7 @@ impl Watch {
         let waiting = self.0.lock().len() as u32;
         sys::pause(INTERVAL.max(EACH * waiting))?;
         let all = self.0.lock().clone();
-        for waiter in all.iter().filter(|waiter| (waiter.ready)()) {
+        for waiter in all.iter().filter(|waiter| waiter.is_ready()) {
             waiter.turn(Waiter::READY);
         }
         Ok(())
@@ -116,11 +134,9 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
-    use std::time::Instant;
-
-    use super::*;
 
     #[test]
     fn each_is_woken_when_its_own_wait_is_over_whoever_leads() {
