@@ -49,6 +49,9 @@ struct Ids {
 /// once, and must not meet the next writer then.
 const CONTEST: Duration = Duration::from_secs(1);
 
+/// After so many nodes, what they took goes back to the kernel when they have been forgotten.
+const MANY: usize = 4096;
+
 /// A node as the tree sees it.
 #[derive(Clone)]
 pub struct Node {
@@ -176,6 +179,13 @@ impl Nodes {
             entry.lookups = entry.lookups.saturating_sub(count);
         }
         table.remove_if_unused(id);
+        // The tables' own size shows how many there have been.
+        if table.entries.capacity() > MANY && table.entries.len() < table.entries.capacity() / 8 {
+            table.entries.shrink_to_fit();
+            table.places.shrink_to_fit();
+            drop(table);
+            crate::memory::give_back();
+        }
     }
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing

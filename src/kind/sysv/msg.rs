@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::actors::Actors;
-use super::watch::Watch;
+use super::watch::{Look, Watch};
 use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -405,13 +405,14 @@ impl Endpoint {
         }
     }
 
-    /// Whether there is a message to be received.
-    fn is_readable(&self, queue: &libc::msqid_ds) -> bool {
+    /// Whether there is a message to be received; counts the system calls that it takes.
+    fn is_readable(&self, queue: &libc::msqid_ds, cost: &mut u32) -> bool {
         if queue.msg_qnum == 0 || self.select.number == 0 {
             return queue.msg_qnum > 0;
         }
         let mut message = Vec::new();
         for index in 0.. {
+            *cost += 1;
             match peek(self.id, index, &mut message) {
                 Ok(Some(tag)) if self.select.takes(tag) => return true,
                 Ok(Some(_)) => {}
@@ -421,6 +422,24 @@ impl Endpoint {
             }
         }
         false
+    }
+
+    /// Which of `events` hold now; counts the system calls that it takes.
+    fn look(&self, events: i16, cost: &mut u32) -> i16 {
+        *cost += 1;
+        let Ok(queue) = sys::stat(self.id) else {
+            return libc::POLLERR | libc::POLLHUP | events;
+        };
+        let mut ready = 0;
+        let readable = events & (libc::POLLIN | libc::POLLRDNORM);
+        if readable != 0 && self.is_readable(&queue, cost) {
+            ready |= readable;
+        }
+        let used = queue.__msg_cbytes.max(queue.msg_qnum);
+        if used < queue.msg_qbytes {
+            ready |= events & (libc::POLLOUT | libc::POLLWRNORM);
+        }
+        ready
     }
 }
 
@@ -471,24 +490,16 @@ impl Messages for Endpoint {
     }
 
     fn poll(&self, events: i16) -> i16 {
-        let Ok(queue) = sys::stat(self.id) else {
-            return libc::POLLERR | libc::POLLHUP | events;
-        };
-        let mut ready = 0;
-        let readable = events & (libc::POLLIN | libc::POLLRDNORM);
-        if readable != 0 && self.is_readable(&queue) {
-            ready |= readable;
-        }
-        let used = queue.__msg_cbytes.max(queue.msg_qnum);
-        if used < queue.msg_qbytes {
-            ready |= events & (libc::POLLOUT | libc::POLLWRNORM);
-        }
-        ready
+        self.look(events, &mut 0)
     }
 
     fn wait_ready(&self, events: i16) -> Result<()> {
         let me = self.clone();
-        self.kind.watch.wait(move || me.poll(events) != 0)
+        self.kind.watch.wait(move || {
+            let mut cost = 0;
+            let ready = me.look(events, &mut cost) != 0;
+            Look { ready, cost }
+        })
     }
 }
 
