@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Errno, Error, Result};
+use crate::quota::{Quota, Share};
 
 /// Idle workers kept for the next request that blocks; more than this many end at once.
 const IDLE_WORKERS: usize = 4;
@@ -37,6 +38,8 @@ pub struct Flight {
     state: AtomicI32,
     /// What it waits for, if that is an object.
     errand: Option<Errand>,
+    /// Its share of what its user may have waiting.
+    _share: Option<Share>,
 }
 
 /// What a request waits for.
@@ -44,6 +47,8 @@ pub struct Flight {
 pub struct Errand {
     /// The thread that asked.
     pub pid: u32,
+    /// Whose it is.
+    pub uid: u32,
     /// The node that it asked about.
     pub node: u64,
     /// Whether it has something to write.
@@ -141,10 +146,18 @@ pub struct Blocker {
     workers: AtomicUsize,
     /// The most workers since there were none.
     peak: AtomicUsize,
+    quota: Arc<Quota>,
 }
 
 impl Default for Blocker {
     fn default() -> Self {
+        Self::new(Quota::unlimited())
+    }
+}
+
+impl Blocker {
+    /// With what each user may have waiting.
+    pub fn new(quota: Arc<Quota>) -> Self {
         sys::install_signal();
         Self {
             state: Mutex::default(),
@@ -154,14 +167,19 @@ impl Default for Blocker {
             internal: AtomicU64::new(1 << 63),
             workers: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            quota,
         }
     }
-}
 
-impl Blocker {
+    /// What each user may have waiting.
+    pub fn quota(&self) -> &Arc<Quota> {
+        &self.quota
+    }
+
     /// Has a worker do `work`, which `cancel(id, ..)` ends.
     ///
-    /// Fails with `EAGAIN` where no thread is to be had, `work` having been dropped; with
+    /// Fails with `EAGAIN` where no thread is to be had or the user has too many requests waiting,
+    /// `work` having been dropped; with
     /// `ECONNABORTED` after [`Blocker::close`].
     pub fn submit(
         self: &Arc<Self>,
@@ -178,7 +196,8 @@ impl Blocker {
         errand: Option<Errand>,
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
-        let flight = Arc::new(Flight { errand, ..Flight::default() });
+        let share = errand.map(|errand| self.quota.take(errand.uid)).transpose()?;
+        let flight = Arc::new(Flight { errand, _share: share, ..Flight::default() });
         let job = Job { id, flight: Arc::clone(&flight), work: Box::new(work) };
         {
             let mut state = self.state.lock();

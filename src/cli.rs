@@ -6,6 +6,7 @@ use clap::Parser;
 use fuser::MountOption;
 
 use crate::kind::Options;
+use crate::quota::Limits;
 
 /// Mounts every IPC mechanism of the running kernel as files.
 ///
@@ -26,7 +27,7 @@ pub struct Arguments {
     pub debug: bool,
 
     /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
-    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, and what mount(8) passes on
+    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, `max_handles=N`, `max_blocked=N`, and what mount(8) passes on
     #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
     options: Vec<MountOptions>,
 
@@ -73,6 +74,8 @@ pub struct MountOptions {
     /// Whether shared memory is to be forwarded by the daemon even where the kernel could pass it
     /// through.
     pub no_passthrough: bool,
+    /// What one user may take of the daemon.
+    pub limits: Limits,
     /// For the kinds.
     pub kinds: Options,
 }
@@ -116,6 +119,8 @@ impl MountOptions {
         self.flags.extend(other.flags);
         self.allow_other |= other.allow_other;
         self.no_passthrough |= other.no_passthrough;
+        self.limits.max_handles = other.limits.max_handles.or(self.limits.max_handles);
+        self.limits.max_blocked = other.limits.max_blocked.or(self.limits.max_blocked);
         self.kinds.mq_maxmsg = other.kinds.mq_maxmsg.or(self.kinds.mq_maxmsg);
         self.kinds.mq_msgsize = other.kinds.mq_msgsize.or(self.kinds.mq_msgsize);
         self.kinds.link_dir = other.kinds.link_dir.or(self.kinds.link_dir.take());
@@ -141,6 +146,12 @@ impl MountOptions {
                 ("sync", None) => options.flags.push(MountOption::Sync),
                 ("async", None) => options.flags.push(MountOption::Async),
                 ("dirsync", None) => options.flags.push(MountOption::DirSync),
+                ("max_handles", Some(value)) => {
+                    options.limits.max_handles = Some(count(name, value)? as usize);
+                }
+                ("max_blocked", Some(value)) => {
+                    options.limits.max_blocked = Some(count(name, value)? as usize);
+                }
                 ("mq_maxmsg", Some(value)) => {
                     options.kinds.mq_maxmsg = Some(count(name, value)?);
                 }

@@ -25,6 +25,7 @@ use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
+use crate::quota::Quota;
 use crate::tree::Tree;
 use crate::{memory, monitor, notify, privilege, proc};
 
@@ -229,12 +230,13 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
         // Or root's groups would be everybody's whom the daemon acts for.
         let _ = nix::unistd::setgroups(&[]);
     }
-    raise_limits();
+    let descriptors = raise_limits();
     let signals = block_signals();
     let guard = Guard::start(&mountpoint)?;
 
-    let tree = Arc::new(Tree::new(&options.kinds));
-    let blocker = Arc::new(Blocker::default());
+    let handles = Quota::handles(&options.limits, descriptors, open_descriptors());
+    let tree = Arc::new(Tree::new(&options.kinds, handles));
+    let blocker = Arc::new(Blocker::new(Quota::blocked(&options.limits)));
     interrupt::arm(Arc::clone(&blocker));
     monitor::get().connect(Arc::clone(&blocker), Arc::clone(&tree) as _);
     let notifier = Arc::new(OnceLock::new());
@@ -319,7 +321,9 @@ fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
 }
 
 /// As many descriptors and queues, and as large files, as the administrator permits.
-fn raise_limits() {
+///
+/// Returns how many descriptors that is.
+fn raise_limits() -> u64 {
     for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE, Resource::RLIMIT_FSIZE] {
         if let Ok((soft, hard)) = getrlimit(resource) {
             let unlimited = libc::RLIM_INFINITY;
@@ -330,6 +334,13 @@ fn raise_limits() {
             }
         }
     }
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+/// How many descriptors are open before there are clients, and some for what is still to come.
+fn open_descriptors() -> u64 {
+    const TO_COME: u64 = 12;
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64) + TO_COME
 }
 
 /// Says so if the kernel ends FUSE mounts that leave a request waiting.

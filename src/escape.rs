@@ -1,5 +1,7 @@
 //! Names and other bytes where they are printed for people and scripts.
 
+use std::fmt::Write;
+
 /// As part of a line: what would break it or the terminal is written as `\n`, `\t`, `\\` or
 /// `\xHH`.
 pub fn line(text: &[u8]) -> String {
@@ -45,7 +47,7 @@ fn is_plain(character: char) -> bool {
 
 fn bytes(bytes: &[u8], out: &mut String) {
     for byte in bytes {
-        out.push_str(&format!("\\x{byte:02x}"));
+        let _ = write!(out, "\\x{byte:02x}");
     }
 }
 

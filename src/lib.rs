@@ -17,6 +17,7 @@ pub mod monitor;
 pub mod notify;
 pub mod privilege;
 pub mod proc;
+pub mod quota;
 pub mod status;
 pub mod tree;
 pub mod turn;

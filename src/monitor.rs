@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::block::Blocker;
 use crate::error::{Errno, Error};
+use crate::quota::Quota;
 use crate::vfs::ObjectId;
 
 /// How many failures are kept for each user.
@@ -21,6 +22,9 @@ const OPCODES: usize = 64;
 
 /// What the tree tells about the mount.
 pub trait Mounted: Send + Sync {
+    /// What each user may have open.
+    fn quota(&self) -> &Quota;
+
     /// The object that a node stands for, or is a control file of.
     fn object(&self, node: u64) -> Option<ObjectId>;
 

@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Kinds;
+use super::{Kinds, OneKind};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
-use crate::kind::{Attributes, Kind, Profile};
+use crate::kind::{Attributes, Profile};
 use crate::vfs::{Attr, Change, Cx, Handle, How, Io, Object, Opened};
 
 /// What is shorter than this is written on purpose (`PIPE_BUF`).
@@ -93,7 +93,7 @@ impl Handle for Open {
             let mut line = std::mem::take(&mut state.begun);
             line.extend_from_slice(&rest[..length.unwrap_or(rest.len())]);
             state.lines += 1;
-            make(&self.kinds, cx.caller, &line).map_err(|error| at_line(state.lines, error))?;
+            make(&self.kinds, cx.caller, &line).map_err(|error| at_line(state.lines, &error))?;
             *done += length.map_or(rest.len(), |length| length + 1);
         }
         Ok(())
@@ -106,11 +106,11 @@ impl Handle for Open {
     fn finish(&self, _cx: &Cx) -> Result<()> {
         let mut state = self.state.lock();
         let line = std::mem::take(&mut state.begun);
-        make(&self.kinds, self.opener, &line).map_err(|error| at_line(state.lines + 1, error))
+        make(&self.kinds, self.opener, &line).map_err(|error| at_line(state.lines + 1, &error))
     }
 }
 
-fn at_line(number: usize, error: Error) -> Error {
+fn at_line(number: usize, error: &Error) -> Error {
     let sentence = error.what().unwrap_or(error.errno().desc());
     Error::because(error.errno(), format!("line {number}: {sentence}"))
 }
@@ -140,10 +140,7 @@ fn make(kinds: &Kinds, caller: Caller, line: &[u8]) -> Result<()> {
 }
 
 /// The kind that a path names, and the name in it.
-fn split<'a>(
-    kinds: &'a Kinds,
-    path: &'a [u8],
-) -> Result<(&'a (&'static Profile, Arc<dyn Kind>), &'a [u8])> {
+fn split<'a>(kinds: &'a Kinds, path: &'a [u8]) -> Result<(&'a OneKind, &'a [u8])> {
     for kind in kinds.iter() {
         let rest = path.strip_prefix(kind.0.path.as_bytes());
         let Some(name) = rest.and_then(|rest| rest.strip_prefix(b"/")) else { continue };
@@ -220,6 +217,7 @@ fn umask(caller: Caller) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
     use crate::vfs::{Children, Dir, DirEntry, Item, Wait};
 
     /// A kind that remembers what was to be made.
@@ -284,12 +282,12 @@ mod tests {
         let (fake, open) = open();
         let text = "mq/jobs maxmsg=5 msgsize=1K mode=0640\n\n# nothing\n  mq/a\\ b\nmq/last";
         assert_eq!(write(&open, text).0, text.len());
-        let made = fake.0.lock();
-        let (name, mode, attributes) = &made[0];
-        assert_eq!((name.as_str(), *mode), ("jobs", 0o640));
+        let objects = fake.0.lock();
+        let (jobs, mode, attributes) = &objects[0];
+        assert_eq!((jobs.as_str(), *mode), ("jobs", 0o640));
         assert_eq!((attributes.get("maxmsg"), attributes.get("msgsize")), (Some(5), Some(1024)));
-        assert_eq!((made[1].0.as_str(), made[1].1), ("a b", 0o644));
-        assert_eq!((made[2].0.as_str(), made.len()), ("last", 3));
+        assert_eq!((objects[1].0.as_str(), objects[1].1), ("a b", 0o644));
+        assert_eq!((objects[2].0.as_str(), objects.len()), ("last", 3));
     }
 
     #[test]
@@ -326,7 +324,8 @@ mod tests {
     #[test]
     fn a_line_that_a_full_buffer_cuts_goes_on_in_the_next_write() {
         let (fake, open) = open();
-        let text: String = (0..1000).map(|number| format!("mq/{number} maxmsg=10\n")).collect();
+        let text = (0..1000).map(|number| format!("mq/{number} maxmsg=10\n")).collect::<Vec<_>>();
+        let text = text.concat();
         for piece in text.as_bytes().chunks(4096) {
             let piece = std::str::from_utf8(piece).unwrap();
             assert_eq!(write(&open, piece).0, piece.len());

@@ -21,6 +21,16 @@ fn own() -> Option<Limit> {
     Some(Limit::used("daemon_descriptors", soft, used))
 }
 
+/// What the reader may take of the daemon, and has taken.
+fn quota(fields: Fields, name: &str, max: usize, used: usize) -> Fields {
+    let most = format!("{name}_max");
+    let fields = match max {
+        usize::MAX => fields.text(&most, "unlimited"),
+        max => fields.number(&most, max as u64),
+    };
+    fields.number(name, used as u64)
+}
+
 /// The limits, and how many requests are waiting and files are open.
 pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     let mut fields = Fields::default();
@@ -36,10 +46,12 @@ pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     }
     let monitor = monitor::get();
     if let Some(blocker) = monitor.blocker() {
-        fields = fields.number("daemon_waiting", blocker.in_flight() as u64);
+        let (max, used) = blocker.quota().of(caller.uid);
+        fields = quota(fields, "daemon_waiting", max, used);
     }
     if let Some(mounted) = monitor.mounted() {
-        fields = fields.number("daemon_open_files", mounted.load().1 as u64);
+        let (max, used) = mounted.quota().of(caller.uid);
+        fields = quota(fields, "daemon_open_files", max, used);
     }
     fields
 }

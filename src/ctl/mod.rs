@@ -7,6 +7,7 @@ mod metrics;
 mod orphans;
 mod summary;
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +19,10 @@ use crate::monitor::{self, Failure};
 use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened};
 
 /// The kinds and what is known about them, in the order in which they are listed.
-pub type Kinds = Arc<[(&'static Profile, Arc<dyn Kind>)]>;
+pub type Kinds = Arc<[OneKind]>;
+
+/// A kind.
+type OneKind = (&'static Profile, Arc<dyn Kind>);
 
 /// The files, in the order in which they are listed.
 pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
@@ -42,7 +46,7 @@ pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
 
 type Show = fn(&Kinds, &Cx) -> Result<Vec<u8>>;
 
-/// A text about all objects, made by a worker when it is read.
+/// A text about all objects, made by a worker when it is opened.
 struct Report {
     kinds: Kinds,
     show: Show,
@@ -57,12 +61,11 @@ impl Object for Report {
         fail(Errno::EPERM)
     }
 
-    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
         if how.write {
             return Err(Error::because(Errno::EACCES, "this is to be read"));
         }
-        let (kinds, show) = (Arc::clone(&self.kinds), self.show);
-        Ok(slow(how.checked, move |cx| show(&kinds, cx)))
+        slow(cx, how.checked, |cx| (self.show)(&self.kinds, cx))
     }
 }
 
@@ -74,7 +77,7 @@ fn errors(failures: &[Failure]) -> Vec<u8> {
             Some(sentence) => crate::escape::line(sentence.as_bytes()),
             None => format!("{} ({what})", errno.desc()),
         };
-        text.push_str(&format!("{}\t{pid}\t{path}\t{errno:?}: {sentence}\n", utc(*time)));
+        let _ = writeln!(text, "{}\t{pid}\t{path}\t{errno:?}: {sentence}", utc(*time));
     }
     text.into_bytes()
 }

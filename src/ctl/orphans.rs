@@ -25,7 +25,7 @@ pub(super) struct Orphan {
     reason: &'static str,
 }
 
-/// The inode number of the first pid namespace (linux/proc_ns.h, `PROC_PID_INIT_INO`).
+/// The inode number of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Whether /proc shows this process everybody.

@@ -90,7 +90,12 @@ impl Adapter {
 
     /// What a request that is to wait waits for; nothing, if it only takes its time.
     fn errand(request: &Request, id: INodeNo, write: bool, error: &Error) -> Option<Errand> {
-        (!error.is_deferred()).then_some(Errand { pid: request.pid(), node: id.0, write })
+        (!error.is_deferred()).then_some(Errand {
+            pid: request.pid(),
+            uid: request.uid(),
+            node: id.0,
+            write,
+        })
     }
 
     /// Whether an operation that could not be done at once is to be done by a worker.
@@ -114,10 +119,13 @@ impl Adapter {
         reply.attr(&life, &file_attr(self.tree.ino(id), attr));
     }
 
-    fn open_reply(&self, reply: ReplyOpen, id: NodeId, opening: &Opening) {
-        // The attributes have done their duty in the path walk; an fstat is to ask again.
-        if let Some(notifier) = self.notifier.get() {
-            let _ = notifier.inval_inode(INodeNo(id.0), -1, 0);
+    fn open_reply(&self, reply: ReplyOpen, id: NodeId, opening: &Opening, flags: i32) {
+        // The attributes have done their duty in the path walk; an fstat is to ask again. After
+        // O_TRUNC the kernel takes the size for unknown by itself (fs/fuse/file.c, fuse_open).
+        if flags & libc::O_TRUNC == 0 {
+            if let Some(notifier) = self.notifier.get() {
+                let _ = notifier.inval_inode(INodeNo(id.0), -1, 0);
+            }
         }
         let fh = FileHandle(opening.fh.0);
         match self.passthrough.backing(id, opening, |file| reply.open_backing(file)) {
@@ -419,7 +427,7 @@ impl Filesystem for Adapter {
         let id = NodeId(ino.0);
         let cx = try_cx(request, flags.0);
         safely(|| match self.tree.open(&cx, id, flags.0) {
-            Ok(opening) => self.open_reply(reply, id, &opening),
+            Ok(opening) => self.open_reply(reply, id, &opening, flags.0),
             Err(error) if Self::is_to_wait(&error, cx.nonblock) => {
                 let cx = Cx { wait: Wait::Block, ..cx };
                 let (me, late) = (self.clone(), Late::new(reply));
@@ -429,7 +437,7 @@ impl Filesystem for Adapter {
                     let outcome = flight.until_cancelled(|| me.tree.open(&cx, id, flags.0));
                     let Some(reply) = late.take() else { return };
                     match outcome {
-                        Ok(opening) => me.open_reply(reply, id, &opening),
+                        Ok(opening) => me.open_reply(reply, id, &opening, flags.0),
                         Err(error) => reply.refuse(|| asked, &error),
                     }
                 });
@@ -638,7 +646,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        safely(|| match self.tree.open_dir(NodeId(ino.0)) {
+        safely(|| match self.tree.open_dir(caller(request), NodeId(ino.0)) {
             Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
             Err(error) => reply.refuse(|| self.asked("list", request, ino, None), &error),
         });

@@ -4,7 +4,7 @@
 //! here.
 
 use std::ops::RangeInclusive;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -258,10 +258,7 @@ impl<T: Object> Object for ControlFile<T> {
         match &self.control.serve {
             Serve::Sh(show) => Ok(text(show(&self.object)?.sh())),
             Serve::Json(show) => Ok(text(json_text(&show(&self.object)?.json()))),
-            Serve::Slow(show) => {
-                let (object, show) = (Arc::clone(&self.object), *show);
-                Ok(slow(attr, move |cx| show(&object, cx)))
-            }
+            Serve::Slow(show) => slow(cx, attr, |cx| show(&self.object, cx)),
             Serve::Value { show, store } => {
                 let object = Arc::clone(&self.object);
                 let handle = OpenValue { attr, object, show: *show, store: *store };
@@ -300,31 +297,14 @@ pub fn json_text(value: &serde_json::Value) -> Vec<u8> {
     text
 }
 
-/// A file whose text a worker makes at the first read.
-pub fn slow(attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>> + Send + Sync + 'static) -> Opened {
-    let handle = SlowText { attr, show: Box::new(show), text: OnceLock::new() };
-    Opened { handle: Arc::new(handle), io: Io::Direct }
-}
-
-type Show = Box<dyn Fn(&Cx) -> Result<Vec<u8>> + Send + Sync>;
-
-struct SlowText {
-    attr: Attr,
-    show: Show,
-    text: OnceLock<OpenText>,
-}
-
-impl Handle for SlowText {
-    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        if let Some(text) = self.text.get() {
-            return text.read(cx, at, size, out);
-        }
-        if cx.wait == Wait::Try {
-            return Err(Error::deferred());
-        }
-        let text = OpenText { attr: self.attr, text: (self.show)(cx)? };
-        self.text.get_or_init(|| text).read(cx, at, size, out)
+/// A file whose text takes time to gather: a worker does it at the open, so that fstat(2) knows how
+/// long it is.
+pub fn slow(cx: &Cx, attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Result<Opened> {
+    if cx.wait == Wait::Try {
+        return Err(Error::deferred());
     }
+    let text = show(cx)?;
+    Ok(Opened { handle: Arc::new(OpenText { attr, text }), io: Io::Direct })
 }
 
 /// A number to be read and set, open.

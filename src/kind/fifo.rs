@@ -8,26 +8,17 @@
 //!
 //! The pipe hangs on the mount's own inode, so two mounts have two pipes of one name. What outlives
 //! the daemon is the name with its mode, owner and times: a FIFO in the state directory, which
-//! nobody ever opens. So each change is one system call of that file system, done as the caller,
-//! and whenever the daemon is killed, a name is there as it was or as it was to be.
-//!
-//! The state directory is `-o fifo_dir=PATH`, else `/run/ipcfs/fifo`, for a user
-//! `$XDG_RUNTIME_DIR/ipcfs/fifo`. It has to be the daemon's own, and one in which others cannot
-//! remove what is not theirs. What is in it but FIFOs is ignored.
+//! nobody ever opens (`kind/state.rs`): `-o fifo_dir=PATH`, else `/run/ipcfs/fifo`, for a user
+//! `$XDG_RUNTIME_DIR/ipcfs/fifo`. What is in it but FIFOs is ignored.
 
-use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Options, Profile};
-use crate::caller::{self, Caller};
-use crate::error::{Errno, Error, Result, fail};
+use super::{Attributes, Kind, Options, Profile, state};
+use crate::caller::Caller;
+use crate::error::{Errno, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileId, FileType, How, Item, Object, ObjectId,
@@ -51,8 +42,12 @@ pub struct Pipes {
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     let dir = FsDir::new(match &options.fifo_dir {
-        Some(path) => state_directory(path)?,
-        None => default_directory()?,
+        Some(path) => state::names(path)?,
+        None => {
+            let base = state::base()?;
+            state::private(&base)?;
+            state::names(&base.join("fifo"))?
+        }
     });
     let entries = dir.list()?;
     let foreign = entries.iter().filter(|entry| entry.file_type != FileType::Fifo).count();
@@ -60,66 +55,6 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
         log::warn!("fifo: {foreign} entries of the state directory are no FIFOs and are ignored");
     }
     Ok(Arc::new(Pipes { dir }))
-}
-
-/// `/run/ipcfs/fifo`, or a user's own. The directory above is the daemon's alone, so that users
-/// reach what is in it through the mount only.
-fn default_directory() -> Result<OwnedFd> {
-    let base = if caller::privileged() {
-        PathBuf::from("/run")
-    } else {
-        match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(path) if Path::new(&path).is_absolute() => path.into(),
-            _ => {
-                return Err(Error::because(
-                    Errno::ENOENT,
-                    "no named pipes: there is nowhere to keep their names, since XDG_RUNTIME_DIR \
-                     is not set; give a directory with -o fifo_dir=PATH",
-                ));
-            }
-        }
-    };
-    let above = base.join("ipcfs");
-    own_directory(&above, 0o700)?;
-    state_directory(&above.join("fifo"))
-}
-
-/// Everybody makes and removes their own pipes in root's, and one user in a user's.
-fn state_directory(path: &Path) -> Result<OwnedFd> {
-    own_directory(path, if caller::privileged() { 0o1777 } else { 0o755 })
-}
-
-/// Opens a directory, which is made with `mode` if it is missing, and refuses one that could be
-/// played with: a link, another's, one in which others may remove what is not theirs.
-fn own_directory(path: &Path, mode: u32) -> Result<OwnedFd> {
-    let refuse = |errno: Errno, why: &str| {
-        let sentence = format!("no named pipes: their state directory {} {why}", path.display());
-        Error::because(errno, sentence)
-    };
-    match nix::unistd::mkdir(path, Mode::from_bits_truncate(mode)) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(refuse(errno, &format!("cannot be made: {}", errno.desc()))),
-    }
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = match nix::fcntl::open(path, flags, Mode::empty()) {
-        Ok(dir) => dir,
-        Err(errno) => {
-            let linked = fs::symlink_metadata(path).is_ok_and(|data| data.is_symlink());
-            if linked {
-                return Err(refuse(Errno::ELOOP, "is a symbolic link; give the directory itself"));
-            }
-            return Err(refuse(errno, &format!("cannot be opened: {}", errno.desc())));
-        }
-    };
-    let attr = fsdir::attr(&nix::sys::stat::fstat(&dir)?);
-    if attr.uid != crate::owner().0 {
-        return Err(refuse(Errno::EPERM, "belongs to somebody else; remove it or chown it"));
-    }
-    if attr.mode & 0o022 != 0 && attr.mode & 0o1000 == 0 {
-        let why = "lets others remove what is not theirs; chmod go-w it, or chmod +t";
-        return Err(refuse(Errno::EPERM, why));
-    }
-    Ok(dir)
 }
 
 impl Pipes {
@@ -311,7 +246,9 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -325,30 +262,6 @@ mod tests {
     fn me() -> Caller {
         let (uid, gid) = crate::owner();
         Caller { uid, gid, pid: std::process::id() }
-    }
-
-    #[test]
-    fn a_directory_that_could_be_played_with_is_refused_with_what_to_do() {
-        let scratch = scratch("hostile");
-        let sentence = |path: &Path| own_directory(path, 0o700).unwrap_err().to_string();
-        let open = scratch.join("open");
-        fs::create_dir(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(sentence(&open).contains("chmod go-w"));
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(own_directory(&open, 0o700).is_ok());
-        symlink(&open, scratch.join("link")).unwrap();
-        assert!(sentence(&scratch.join("link")).contains("symbolic link"));
-        fs::write(scratch.join("file"), "").unwrap();
-        assert!(sentence(&scratch.join("file")).contains("cannot be opened"));
-        if caller::privileged() {
-            let others = scratch.join("others");
-            fs::create_dir(&others).unwrap();
-            std::os::unix::fs::chown(&others, Some(4242), None).unwrap();
-            assert!(sentence(&others).contains("belongs to somebody else"));
-        }
-        assert!(sentence(&scratch.join("a/b")).contains("cannot be made"));
-        let _ = fs::remove_dir_all(scratch);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod mq;
 mod sem;
 mod shared;
 mod shm;
+mod state;
 mod sysv;
 mod tickets;
 mod value_text;

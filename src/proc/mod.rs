@@ -9,7 +9,7 @@
 pub mod users;
 pub mod waiters;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub struct Targets {
     /// Which of them a file stands for.
     files: HashMap<FileId, usize>,
     /// The inode numbers of these, whatever their device.
-    inodes: HashMap<u64, ()>,
+    inodes: HashSet<u64>,
     segments: HashMap<i32, usize>,
     ids: HashMap<ObjectId, usize>,
 }
@@ -67,7 +67,7 @@ impl Targets {
             files.extend(mounted.chain(target.traces.file).map(|file| (file, index)));
             segments.extend(target.traces.segment.map(|segment| (segment, index)));
         }
-        let inodes = files.keys().map(|file| (file.inode, ())).collect();
+        let inodes = files.keys().map(|file| file.inode).collect();
         Self { all, files, inodes, segments, ids }
     }
 
@@ -140,7 +140,7 @@ fn descriptor(targets: &Targets, process: u32, descriptor: u32) -> Option<FileId
     let length = std::fs::File::open(path).ok()?.read(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text[..length]);
     let inode = text.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()?;
-    if !targets.inodes.contains_key(&inode) {
+    if !targets.inodes.contains(&inode) {
         return None;
     }
     sys::file_id(&format!("/proc/{process}/fd/{descriptor}"))
@@ -189,7 +189,7 @@ mod tests {
         let mut targets = Targets::new([]);
         let me = std::process::id();
         assert_eq!(descriptor(&targets, me, file.as_raw_fd() as u32), None);
-        targets.inodes.insert(id.inode, ());
+        targets.inodes.insert(id.inode);
         assert_eq!(descriptor(&targets, me, file.as_raw_fd() as u32), Some(id));
     }
 

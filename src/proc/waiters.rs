@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn the_kernels_line_is_understood() {
-        let text = "202 0x7f1c00 0x189 0x0 0x0 0x0 0xffffffff 0x7ffd 0x7f1d\n";
-        assert_eq!(call(text), Some(Call { number: 202, arguments: [0x7f1c00, 0x189] }));
+        let text = "202 0x7f1c 0x189 0x0 0x0 0x0 0xffffffff 0x7ffd 0x7f1d\n";
+        assert_eq!(call(text), Some(Call { number: 202, arguments: [0x7f1c, 0x189] }));
         assert_eq!(call("running\n"), None);
         assert_eq!(
             call("-1 0x7ffd 0x7f1d\n"),
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn waiting_is_told_from_waking_and_from_private_memory() {
-        assert!(is_futex_wait(0x189) && is_futex_wait(0));
+        assert!(is_futex_wait(0x109) && is_futex_wait(0));
         assert!(!is_futex_wait(1) && !is_futex_wait(0x80));
     }
 }

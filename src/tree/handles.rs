@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::nodes::NodeId;
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
+use crate::quota::Share;
 use crate::vfs::{DirEntry, Handle};
 
 /// The number of an open file or directory. Never used twice.
@@ -27,6 +28,8 @@ pub struct OpenFile {
     pub opener: Caller,
     /// What serves it.
     pub handle: Arc<dyn Handle>,
+    /// Its share of what its opener may have open.
+    pub share: Share,
 }
 
 /// An open directory: what was there when it was read from its beginning.
@@ -35,6 +38,8 @@ pub struct OpenDir {
     pub node: NodeId,
     /// The listing, read when it is first needed and again after rewinddir(3).
     pub entries: Mutex<Option<Arc<[DirEntry]>>>,
+    /// Its share of what its opener may have open.
+    pub share: Share,
 }
 
 /// The table of one sort of handle.

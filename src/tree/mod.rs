@@ -22,6 +22,7 @@ use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
 use crate::monitor::Mounted;
+use crate::quota::Quota;
 use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId};
 
 /// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
@@ -58,17 +59,18 @@ pub struct Tree {
     nodes: Nodes,
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
+    quota: Arc<Quota>,
 }
 
 impl Tree {
     /// The tree of all kinds.
-    pub fn new(options: &Options) -> Self {
-        Self::with_root(Item::Dir(Arc::new(FixedDir::new(root_entries(options)))))
+    pub fn new(options: &Options, quota: Arc<Quota>) -> Self {
+        Self::with_root(quota, Item::Dir(Arc::new(FixedDir::new(root_entries(options)))))
     }
 
-    fn with_root(root: Item) -> Self {
+    fn with_root(quota: Arc<Quota>, root: Item) -> Self {
         let nodes = Nodes::new(root, Attr::directory(0, 0o755));
-        Self { nodes, files: Handles::default(), dirs: Handles::default() }
+        Self { nodes, files: Handles::default(), dirs: Handles::default(), quota }
     }
 
     fn dir(&self, id: NodeId) -> Result<Arc<dyn Dir>> {
@@ -152,7 +154,7 @@ impl Tree {
             match open.and_then(|file| file.handle.change(caller, &change)) {
                 Some(done) => done?,
                 None => {
-                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?
+                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?;
                 }
             }
         }
@@ -286,6 +288,7 @@ impl Tree {
             Item::Dir(_) => return fail(Errno::EISDIR),
             Item::Link(_) => return fail(Errno::ELOOP),
         };
+        let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
         let other = self.nodes.opened(id);
         self.nodes.begin_open(id, fh, how.write)?;
@@ -303,6 +306,7 @@ impl Tree {
                     messages: matches!(opened.io, Io::Messages),
                     opener: cx.caller,
                     handle: opened.handle,
+                    share,
                 };
                 self.files.insert(fh, file);
                 Ok(Opening { fh, write: how.write, finishes, io: opened.io })
@@ -328,10 +332,11 @@ impl Tree {
     }
 
     /// Opens a directory.
-    pub fn open_dir(&self, id: NodeId) -> Result<Fh> {
+    pub fn open_dir(&self, caller: Caller, id: NodeId) -> Result<Fh> {
         self.dir(id)?;
+        let share = self.quota.take(caller.uid)?;
         let fh = self.dirs.number();
-        self.dirs.insert(fh, OpenDir { node: id, entries: Mutex::default() });
+        self.dirs.insert(fh, OpenDir { node: id, entries: Mutex::default(), share });
         Ok(fh)
     }
 
@@ -403,6 +408,10 @@ fn say_whose(error: Error, attr: &Attr) -> Error {
 }
 
 impl Mounted for Tree {
+    fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
     fn object(&self, node: u64) -> Option<ObjectId> {
         match self.nodes.item(NodeId(node)).ok()? {
             Item::Object(object) => object.id(),

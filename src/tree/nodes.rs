@@ -45,12 +45,12 @@ struct Ids {
     ino: u64,
 }
 
+/// Room for as many ids is kept however few there are.
+const LARGE: usize = 2048;
+
 /// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
 /// once, and must not meet the next writer then.
 const CONTEST: Duration = Duration::from_secs(1);
-
-/// After so many nodes, what they took goes back to the kernel when they have been forgotten.
-const MANY: usize = 4096;
 
 /// A node as the tree sees it.
 #[derive(Clone)]
@@ -74,6 +74,8 @@ struct Entry {
     opens: Vec<Fh>,
     /// Entries that have this one as their parent: it must not go before them.
     held: u64,
+    /// The inode number that the kernel was last told; it shows that of a file that stays open.
+    told: u64,
 }
 
 struct Table {
@@ -111,6 +113,7 @@ impl Nodes {
             children: Children::Fixed,
             opens: Vec::new(),
             held: 0,
+            told: 1,
         };
         let table = Table {
             entries: HashMap::from([(NodeId::ROOT, entry)]),
@@ -179,13 +182,7 @@ impl Nodes {
             entry.lookups = entry.lookups.saturating_sub(count);
         }
         table.remove_if_unused(id);
-        // The tables' own size shows how many there have been.
-        if table.entries.capacity() > MANY && table.entries.len() < table.entries.capacity() / 8 {
-            table.entries.shrink_to_fit();
-            table.places.shrink_to_fit();
-            drop(table);
-            crate::memory::give_back();
-        }
+        table.shrink();
     }
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
@@ -219,9 +216,11 @@ impl Nodes {
 
     /// The inode number that all ids of an object show.
     pub fn ino(&self, id: NodeId) -> u64 {
-        let table = self.table.lock();
-        let place = table.entries.get(&id).map(|entry| entry.node.place());
-        place.and_then(|place| table.places.get(&place)).map_or(id.0, |ids| ids.ino)
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let Some(entry) = table.entries.get_mut(&id) else { return id.0 };
+        entry.told = table.places.get(&entry.node.place()).map_or(id.0, |ids| ids.ino);
+        entry.told
     }
 
     /// Whether the kernel may keep the attributes of an id.
@@ -241,8 +240,8 @@ impl Nodes {
         }
     }
 
-    /// The inode numbers that objects are seen by: each id's own, and the one that all ids of an
-    /// object share.
+    /// The inode numbers that the kernel may show objects' files by: each id's own, which comes with
+    /// a look-up, and the one that it was told since.
     pub fn inodes(&self) -> Vec<(ObjectId, u64)> {
         let table = self.table.lock();
         let mut inodes = Vec::new();
@@ -250,9 +249,8 @@ impl Nodes {
             let Item::Object(object) = &entry.node.item else { continue };
             let Some(object) = object.id() else { continue };
             inodes.push((object, id.0));
-            let shared = table.places.get(&entry.node.place()).map(|ids| ids.ino);
-            if let Some(ino) = shared.filter(|ino| *ino != id.0) {
-                inodes.push((object, ino));
+            if entry.told != id.0 {
+                inodes.push((object, entry.told));
             }
         }
         inodes
@@ -305,9 +303,27 @@ impl Table {
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
         }
-        let entry = Entry { node, lookups: 1, writers: 0, children, opens: Vec::new(), held: 0 };
+        let entry = Entry {
+            node,
+            lookups: 1,
+            writers: 0,
+            children,
+            opens: Vec::new(),
+            held: 0,
+            told: id.0,
+        };
         self.entries.insert(id, entry);
         id
+    }
+
+    /// Gives memory back once most of a crowd of ids is forgotten.
+    fn shrink(&mut self) {
+        let room = self.entries.capacity();
+        if room > LARGE && self.entries.len() < room / 8 {
+            self.entries.shrink_to_fit();
+            self.places.shrink_to_fit();
+            crate::memory::give_back();
+        }
     }
 
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.

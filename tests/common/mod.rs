@@ -270,7 +270,7 @@ fn collect(source: Option<impl Read + Send + 'static>) -> Option<thread::JoinHan
 }
 
 impl Running {
-    /// Starts a command.
+    /// Starts it.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));

@@ -11,7 +11,7 @@
 //! that is permitted, else through a mounted /dev/mqueue. A descriptor opened there is a full
 //! message queue descriptor.
 
-mod account;
+mod cost;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -75,7 +75,7 @@ impl Kind for Queues {
             )),
         };
         let c_name = fsdir::c_name(name)?;
-        // The kernel charges a queue to the real user of the process that makes it.
+        // A queue is charged to the real user of the process that makes it.
         caller
             .act_as_process(|| sys::create(&c_name, mode, size))
             .map_err(|error| self.explain(error, caller, size))
@@ -83,76 +83,73 @@ impl Kind for Queues {
 
     fn limits(&self, caller: Caller) -> Vec<Limit> {
         let mut limits = Vec::new();
-        let Ok(there) = self.dir.list() else { return limits };
-        if let Ok(most) = sysctl("fs/mqueue/queues_max") {
+        if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list()) {
             limits.push(Limit::used("mq_queues", most, there.len() as u64));
         }
         for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
             limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
         }
-        let used = Some(self.costs(caller.uid).iter().sum());
-        limits.push(Limit { name: "mq_bytes", max: queue_limit(caller), used });
+        let (_, used) = self.charged_to(caller.uid);
+        limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used) });
         limits
     }
 }
 
-/// How many bytes of queues the caller may have. Root's queues are made by the daemon itself.
-fn queue_limit(caller: Caller) -> Option<u64> {
-    if caller.uid == 0 { sys::own_limit() } else { account::limit(caller) }
+/// What the caller may spend on queues; `None` for all they like.
+fn limit(caller: Caller) -> Option<u64> {
+    // Root's queues are made by the daemon itself.
+    if caller.uid == 0 { sys::own_limit() } else { cost::limit(caller) }
 }
 
 /// The smaller one of two numbers of the queues' configuration.
-fn smaller(one: &str, other: &str) -> Result<u64> {
-    let number = |name| sysctl(&format!("fs/mqueue/{name}"));
-    Ok(number(one)?.min(number(other)?))
+fn smaller(one: &str, other: &str) -> Result<i64> {
+    Ok(sys::default(one)?.min(sys::default(other)?))
 }
 
 impl Queues {
-    /// What each queue of a user costs.
-    fn costs(&self, uid: u32) -> Vec<u64> {
+    /// How many of a user's queues there are, and what they are charged.
+    fn charged_to(&self, uid: u32) -> (usize, u64) {
         let cost = |entry: DirEntry| {
             let queue = self.dir.open(&entry.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
             let owner = nix::sys::stat::fstat(&queue).ok()?.st_uid;
             let sys::Attributes { maxmsg, msgsize, .. } = sys::attributes(queue.as_fd()).ok()?;
-            (owner == uid).then(|| account::cost(maxmsg as u64, msgsize as u64))
+            (owner == uid).then(|| cost::of(maxmsg as u64, msgsize as u64))
         };
-        self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect()
-    }
-
-    /// What a queue of this size would cost; without a size, the defaults, which are cut to what is
-    /// permitted.
-    fn cost(size: Option<(i64, i64)>) -> Result<u64> {
-        Ok(match size {
-            Some((maxmsg, msgsize)) => account::cost(maxmsg as u64, msgsize as u64),
-            None => account::cost(
-                smaller("msg_default", "msg_max")?,
-                smaller("msgsize_default", "msgsize_max")?,
-            ),
-        })
+        let costs: Vec<u64> =
+            self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect();
+        (costs.len(), costs.iter().sum())
     }
 
     /// Says which limit a queue that could not be made was over.
     fn explain(&self, error: Error, caller: Caller, size: Option<(i64, i64)>) -> Error {
-        let limit = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
+        let most = |name: &str| sysctl(&format!("fs/mqueue/{name}")).unwrap_or(0);
         let sentence = match (error.errno(), size) {
-            (Errno::EMFILE, _) => {
-                let costs = self.costs(caller.uid);
-                let used = (costs.len(), costs.iter().sum());
-                let limit = queue_limit(caller).unwrap_or(0);
-                account::exceeded(caller.uid, limit, Self::cost(size).unwrap_or(0), used)
+            (Errno::EMFILE, size) => {
+                // The defaults are cut to what is permitted.
+                let size = size.map_or_else(
+                    || {
+                        let msgsize = smaller("msgsize_default", "msgsize_max")?;
+                        Ok((smaller("msg_default", "msg_max")?, msgsize))
+                    },
+                    Ok::<_, Error>,
+                );
+                let (Some(limit), Ok((maxmsg, msgsize))) = (limit(caller), size) else {
+                    return error;
+                };
+                let cost = cost::of(maxmsg as u64, msgsize as u64);
+                cost::exceeded(caller.uid, limit, cost, self.charged_to(caller.uid))
             }
             (Errno::ENOSPC, _) => {
                 let there = self.dir.list().map_or(0, |there| there.len());
-                let most = limit("queues_max");
-                format!("there are {there} queues; fs.mqueue.queues_max is {most}")
+                format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
             }
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
-                let (msg_max, msgsize_max) = (limit("msg_max"), limit("msgsize_max"));
-                // Root may go beyond, up to what is built in.
-                let (msg_max, msgsize_max) = match caller.uid {
-                    0 => (HARD_MSGMAX.max(msg_max), HARD_MSGSIZEMAX.max(msgsize_max)),
-                    _ => (msg_max, msgsize_max),
-                };
+                let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
+                if caller.uid == 0 {
+                    // Root may go beyond, up to what is built in.
+                    msg_max = msg_max.max(HARD_MSGMAX);
+                    msgsize_max = msgsize_max.max(HARD_MSGSIZEMAX);
+                }
                 format!(
                     "maxmsg={maxmsg} must be 1 to {msg_max} (fs.mqueue.msg_max) and \
                      msgsize={msgsize} 1 to {msgsize_max} (fs.mqueue.msgsize_max)"
@@ -164,8 +161,7 @@ impl Queues {
     }
 }
 
-/// What root may go up to whatever the configuration says (linux/ipc_namespace.h, `HARD_MSGMAX`,
-/// `HARD_MSGSIZEMAX`).
+/// What root may go up to whatever the configuration says (`HARD_MSGMAX`, `HARD_MSGSIZEMAX`).
 const HARD_MSGMAX: u64 = 65_536;
 const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 
@@ -460,9 +456,9 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
     // An empty queue need not be read, and reading it would touch its times.
     let size = match sys::attributes(fd)?.queued {
         0 => 0,
-        _ => match sys::info(fd) {
+        _ => match sys::queued_bytes(fd) {
             Err(Errno::EBADF) => 0, // Open for writing alone.
-            info => info?.bytes,
+            bytes => bytes?,
         },
     };
     Ok(Attr { size, ..attr })
@@ -660,6 +656,21 @@ mod sys {
         Ok(parse_info(&String::from_utf8_lossy(&text[..length])))
     }
 
+    /// The bytes queued alone, which each look-up asks for.
+    pub(super) fn queued_bytes(queue: BorrowedFd<'_>) -> Result<u64, Errno> {
+        let mut text = [0; 128];
+        let length = nix::sys::uio::pread(queue, &mut text, 0)?;
+        Ok(parse_bytes(&text[..length]))
+    }
+
+    /// Understands the beginning of the queue's file, `QSIZE:129 `.
+    pub(super) fn parse_bytes(text: &[u8]) -> u64 {
+        let digits = text.strip_prefix(b"QSIZE:").unwrap_or_default();
+        digits.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |bytes: u64, digit| {
+            bytes.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        })
+    }
+
     /// Understands `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
     pub(super) fn parse_info(text: &str) -> Info {
         let mut info = Info::default();
@@ -687,12 +698,14 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use super::sys::{Info, parse_info};
+    use super::sys::{Info, parse_bytes, parse_info};
 
     #[test]
     fn the_queues_file_is_understood() {
         let text = "QSIZE:129        NOTIFY:0     SIGNO:10    NOTIFY_PID:8260  \n";
         assert_eq!(parse_info(text), Info { bytes: 129, notify_pid: 8260, notify_signal: 10 });
         assert_eq!(parse_info("nonsense"), Info::default());
+        assert_eq!(parse_bytes(text.as_bytes()), 129);
+        assert_eq!(parse_bytes(b"nonsense"), 0);
     }
 }

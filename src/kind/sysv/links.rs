@@ -6,19 +6,14 @@
 //! Whatever else may be in there is not shown.
 
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-
-use super::super::Options;
 use super::super::fsdir::FsDir;
+use super::super::{Options, state};
 use super::Name;
-use crate::caller::{Caller, privileged};
+use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, DirEntry, FileType};
 
@@ -28,57 +23,53 @@ const LINK: u64 = 1 << 63;
 
 /// The links of one kind.
 pub(super) struct Links {
-    /// Where they are kept, if there is a place.
-    place: Option<PathBuf>,
+    /// Where names are kept, if there is a place.
+    base: Option<PathBuf>,
+    /// The kind's directory below it.
+    path: &'static str,
     /// The same, once it is there.
     dir: OnceLock<FsDir>,
 }
 
 impl Links {
     /// The links of the kind whose directory is `path`.
-    pub(super) fn new(options: &Options, path: &str) -> Self {
-        let base = options.link_dir.clone().or_else(|| {
-            if privileged() {
-                return Some("/run/ipcfs".into());
-            }
-            let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
-            Some(Path::new(&runtime).join("ipcfs"))
-        });
-        Self { place: base.map(|base| base.join(path)), dir: OnceLock::new() }
+    pub(super) fn new(options: &Options, path: &'static str) -> Self {
+        let base = options.link_dir.clone().map_or_else(state::base, Ok).ok();
+        Self { base, path, dir: OnceLock::new() }
     }
 
-    /// The directory, if it is there.
+    /// The directory, if it is there and can be trusted.
     fn dir(&self) -> Result<Option<&FsDir>> {
         if let Some(dir) = self.dir.get() {
             return Ok(Some(dir));
         }
-        let Some(place) = &self.place else { return Ok(None) };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match nix::fcntl::open(place, flags, Mode::empty()) {
+        let Some(base) = &self.base else { return Ok(None) };
+        match state::open(&base.join(self.path)) {
             Ok(dir) => Ok(Some(self.dir.get_or_init(|| FsDir::new(dir)))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            // Making a link says what is wrong.
+            Err(_) => Ok(None),
         }
     }
 
     /// The directory, which is made if it is not there.
     fn made_dir(&self) -> Result<&FsDir> {
-        let Some(place) = &self.place else {
+        if let Some(dir) = self.dir.get() {
+            return Ok(dir);
+        }
+        let Some(base) = &self.base else {
             return Err(Error::because(
                 Errno::EPERM,
                 "there is no place to keep names in: XDG_RUNTIME_DIR is not set; -o link_dir=PATH \
                  gives one",
             ));
         };
-        if self.dir()?.is_none() {
-            // The last directory is everybody's, with the sticky bit, and the one above it lets
-            // nobody in: whatever is done there is done by the daemon as the caller.
-            if let Some(above) = place.parent() {
-                DirBuilder::new().recursive(true).mode(0o700).create(above)?;
-            }
-            DirBuilder::new().recursive(true).mode(0o1777).create(place)?;
+        state::private(base)?;
+        let place = base.join(self.path);
+        if let Some(above) = place.parent() {
+            state::private(above)?;
         }
-        self.dir()?.ok_or_else(|| Errno::ENOENT.into())
+        let dir = state::names(&place)?;
+        Ok(self.dir.get_or_init(|| FsDir::new(dir)))
     }
 
     /// The attributes of a link.

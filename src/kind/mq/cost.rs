@@ -1,5 +1,5 @@
-//! What queues cost, and whose limit they count against: the sentences about `RLIMIT_MSGQUEUE`,
-//! which the kernel itself keeps the account for.
+//! What queues cost, which the kernel charges to the user who makes them (getrlimit(2),
+//! `RLIMIT_MSGQUEUE`).
 
 use crate::caller::Caller;
 
@@ -9,7 +9,7 @@ const EACH: u64 = 48;
 const PRIORITIES: u64 = 32_768;
 
 /// What a queue for so many messages of so many bytes is charged.
-pub(super) fn cost(maxmsg: u64, msgsize: u64) -> u64 {
+pub(super) fn of(maxmsg: u64, msgsize: u64) -> u64 {
     let nodes = maxmsg.min(PRIORITIES);
     maxmsg.saturating_mul(msgsize.saturating_add(EACH)).saturating_add(nodes * EACH)
 }
@@ -26,13 +26,19 @@ fn parse_limit(text: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Why a queue cannot be had. `count` queues of that user are known here and use `used` bytes.
-pub(super) fn exceeded(uid: u32, limit: u64, cost: u64, (count, used): (usize, u64)) -> String {
-    let (limit, cost, used) = (thousands(limit), thousands(cost), thousands(used));
+/// Why a queue cannot be had: `used` is how many queues of that user there are, and their cost.
+pub(super) fn exceeded(uid: u32, limit: u64, cost: u64, used: (usize, u64)) -> String {
+    let (count, used) = used;
     let queues = if count == 1 { "1 queue uses" } else { &format!("{count} queues use") };
+    let elsewhere = if used.saturating_add(cost) <= limit {
+        ", and those of other IPC namespaces count as well"
+    } else {
+        ""
+    };
+    let (limit, cost, used) = (thousands(limit), thousands(cost), thousands(used));
     format!(
-        "RLIMIT_MSGQUEUE of uid {uid} is {limit} bytes; this queue needs {cost}; {queues} {used}; \
-         those of other IPC namespaces count as well"
+        "RLIMIT_MSGQUEUE of uid {uid} is {limit} bytes; this queue needs {cost}; {queues} \
+         {used}{elsewhere}"
     )
 }
 
@@ -55,8 +61,8 @@ mod tests {
 
     #[test]
     fn a_default_queue_costs_what_the_kernel_charges() {
-        assert_eq!(cost(10, 8192), 82_880);
-        assert_eq!(cost(u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(of(10, 8192), 82_880);
+        assert_eq!(of(u64::MAX, u64::MAX), u64::MAX);
     }
 
     #[test]
@@ -70,8 +76,9 @@ mod tests {
     #[test]
     fn the_sentence_has_all_numbers() {
         let sentence = exceeded(1000, 819_200, 82_880, (9, 745_920));
-        let expected = "RLIMIT_MSGQUEUE of uid 1000 is 819,200 bytes; this queue needs 82,880; 9 \
-                        queues use 745,920; those of other IPC namespaces count as well";
+        let expected = "RLIMIT_MSGQUEUE of uid 1000 is 819,200 bytes; this queue needs 82,880; \
+                        9 queues use 745,920";
         assert_eq!(sentence, expected);
+        assert!(exceeded(0, 819_200, 82_880, (1, 82_880)).contains("1 queue uses 82,880, and"));
     }
 }

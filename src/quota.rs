@@ -1,0 +1,133 @@
+//! How much of the daemon one user may take, so that there is something left for the others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Errno, Error, Result};
+
+/// Descriptors that are kept free for look-ups and whatever else every request needs.
+const RESERVE: u64 = 16;
+
+/// The mount options about it; `None` is the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `-o max_handles=`: files and directories that one user may have open.
+    pub max_handles: Option<usize>,
+    /// `-o max_blocked=`: requests of one user that may wait at a time.
+    pub max_blocked: Option<usize>,
+}
+
+/// One thing that there is only so much of.
+#[derive(Debug)]
+pub struct Quota {
+    what: &'static str,
+    errno: Errno,
+    each: usize,
+    all: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_user: HashMap<u32, usize>,
+}
+
+/// One of them, given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    quota: Arc<Quota>,
+    uid: u32,
+}
+
+impl Quota {
+    fn new(what: &'static str, errno: Errno, each: usize, all: usize) -> Arc<Self> {
+        Arc::new(Self { what, errno, each: each.min(all), all, taken: Mutex::default() })
+    }
+
+    /// Open files and directories. What the daemon's own limit on descriptors leaves is for all
+    /// together, half of it for one user.
+    pub fn handles(limits: &Limits, descriptors: u64, in_use: u64) -> Arc<Self> {
+        let all = descriptors.saturating_sub(in_use + RESERVE) as usize;
+        let each = limits.max_handles.unwrap_or(all / 2);
+        Self::new("open files (max_handles)", Errno::EMFILE, each, all)
+    }
+
+    /// Requests that wait: a thread each.
+    pub fn blocked(limits: &Limits) -> Arc<Self> {
+        const EACH: usize = 8192;
+        let each = limits.max_blocked.unwrap_or(EACH);
+        Self::new("waiting requests (max_blocked)", Errno::EAGAIN, each, usize::MAX)
+    }
+
+    /// No limit, for what serves nobody else.
+    pub fn unlimited() -> Arc<Self> {
+        Self::new("", Errno::EAGAIN, usize::MAX, usize::MAX)
+    }
+
+    /// Takes one for a user; root's limit is that for all together. `EMFILE` or `EAGAIN` when there
+    /// is none left for them.
+    pub fn take(self: &Arc<Self>, uid: u32) -> Result<Share> {
+        let mut taken = self.taken.lock();
+        let own = taken.by_user.get(&uid).copied().unwrap_or(0);
+        let each = if uid == 0 { self.all } else { self.each };
+        if own >= each || taken.all >= self.all {
+            let (what, all) = (self.what, taken.all);
+            return Err(Error::because(
+                self.errno,
+                format!("uid {uid} has {own} {what} of {each}, all users together have {all}"),
+            ));
+        }
+        taken.all += 1;
+        taken.by_user.insert(uid, own + 1);
+        Ok(Share { quota: Arc::clone(self), uid })
+    }
+
+    /// How many a user may have, and has.
+    pub fn of(&self, uid: u32) -> (usize, usize) {
+        let own = self.taken.lock().by_user.get(&uid).copied().unwrap_or(0);
+        (if uid == 0 { self.all } else { self.each }, own)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.quota.taken.lock();
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(own) = taken.by_user.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                taken.by_user.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_leaves_something_for_the_others_and_gets_it_back() {
+        let quota = Quota::new("things", Errno::EMFILE, 2, 3);
+        let mut one: Vec<_> = (0..2).map(|_| quota.take(7).unwrap()).collect();
+        assert_eq!(quota.take(7).unwrap_err().errno(), Errno::EMFILE);
+        let other = quota.take(8).unwrap();
+        assert_eq!(quota.take(9).unwrap_err().errno(), Errno::EMFILE, "that was the last one");
+        drop(other);
+        one.pop();
+        assert_eq!(quota.of(7), (2, 1));
+        let _again = quota.take(7).unwrap();
+        drop(one);
+        assert_eq!(quota.of(8), (2, 0));
+    }
+
+    #[test]
+    fn the_daemon_keeps_descriptors_for_itself() {
+        let quota = Quota::handles(&Limits::default(), 64, 12);
+        assert_eq!((quota.of(0).0, quota.of(1000).0), (36, 18));
+        assert_eq!(Quota::handles(&Limits::default(), 10, 12).of(0).0, 0);
+    }
+}

@@ -1,0 +1,107 @@
+//! `ipc_lock` of scripts/ipcfs.sh, in each shell.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::{Running, World, eventually};
+
+const SHELLS: [&str; 3] = ["dash", "bash", "busybox sh"];
+
+/// Starts a script that has the library in one of the shells.
+fn start(world: &World, shell: &str, script: &str) -> Running {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ipcfs.sh");
+    let mut words = shell.split(' ');
+    let mut command = world.command(words.next().unwrap());
+    command.args(words).arg("-c").arg(format!(". {}\n{script}", library.display()));
+    command.env("IPCFS", world.path());
+    Running::start(command)
+}
+
+fn run(world: &World, shell: &str, script: &str) -> String {
+    start(world, shell, script).output().text()
+}
+
+fn value(world: &World) -> String {
+    world.run("cat sem/lock").trim().to_owned()
+}
+
+#[test]
+fn a_command_runs_under_the_lock_with_its_input_output_and_status() {
+    let world = World::new();
+    for shell in SHELLS {
+        world.run("echo 1 > sem/lock");
+        for options in ["", "-n", "-w 30", "-w 0.5"] {
+            let script = format!(
+                "f() {{ cat $IPCFS/sem/lock; cat; printf '<%s>' \"$@\"; return 7; }}
+                echo in | ipc_lock {options} lock f a 'b c'; echo $?"
+            );
+            assert_eq!(run(&world, shell, &script), "0\nin\n<a><b c>7\n", "{shell} {options}");
+            let killed = format!("ipc_lock {options} lock sh -c 'kill -9 $$'; echo $?");
+            assert_eq!(run(&world, shell, &killed), "137\n", "{shell} {options}");
+            let absent = format!("ipc_lock {options} lock ./no-such-command 2>/dev/null; echo $?");
+            assert_eq!(run(&world, shell, &absent), "127\n", "{shell} {options}");
+        }
+        assert_eq!(value(&world), "1");
+        let error = start(&world, shell, "ipc_lock -w 9 lock sh -c 'echo it says >&2'").output();
+        assert_eq!(error.errors, "it says\n", "{shell}");
+    }
+}
+
+#[test]
+fn a_lock_that_is_not_to_be_had_in_time_is_75() {
+    let world = World::new();
+    world.run("echo 0 > sem/lock");
+    for shell in SHELLS {
+        assert_eq!(run(&world, shell, "ipc_lock -n lock echo has it; echo $?"), "75\n");
+        let begun = Instant::now();
+        assert_eq!(run(&world, shell, "ipc_lock -w 0.3 lock echo has it; echo $?"), "75\n");
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+        eventually("nobody waits", || world.waiting() == 0);
+        for wrong in ["-w x lock true", "lock", "-x lock true", "a/b true", "'' true", ".. true"] {
+            let script = format!("ipc_lock {wrong} 2>/dev/null; echo $?");
+            assert_eq!(run(&world, shell, &script), "64\n", "{shell} {wrong}");
+        }
+        let denied = "IPCFS=/nowhere; ipc_lock lock true; echo $?";
+        let output = start(&world, shell, denied).output();
+        assert_eq!((output.text().as_str(), output.errors.lines().count()), ("69\n", 1));
+    }
+    assert_eq!(value(&world), "0");
+}
+
+#[test]
+fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
+    let world = World::new();
+    world.run("echo 0 > $SCRATCH/counter");
+    let script = "i=0; while [ $i -lt 20 ]; do i=$((i + 1))
+        ipc_lock $OPTIONS lock sh -c '
+            read n < $SCRATCH/counter; echo $((n + 1)) > $SCRATCH/counter
+            [ $((n % 7)) != 0 ] || kill -9 $$'
+        done 2>/dev/null";
+    let all: Vec<_> = ["", "-w 50"]
+        .iter()
+        .flat_map(|options| SHELLS.map(|shell| (shell, options)))
+        .map(|(shell, options)| start(&world, shell, &format!("OPTIONS='{options}'\n{script}")))
+        .collect();
+    all.into_iter().for_each(|shell| drop(shell.output()));
+    assert_eq!(world.run("cat $SCRATCH/counter"), "120\n");
+    assert_eq!(value(&world), "1");
+    for shell in SHELLS {
+        // The whole group at once, shells and command.
+        let mut holder = start(&world, shell, "ipc_lock -w 50 lock sleep 1000; :");
+        eventually("it is held", || value(&world) == "0");
+        let waiting = start(&world, shell, "ipc_lock -w 50 lock echo mine");
+        eventually("the other waits", || world.waiting() == 1);
+        holder.signal(libc::SIGKILL);
+        assert_eq!(waiting.output().text(), "mine\n");
+        holder.wait();
+        eventually("it is free", || value(&world) == "1");
+        // The shell alone: the lock stays with the command that is still at work.
+        let script = "ipc_lock lock sh -c 'kill -9 $PPID; echo +1 > $M/sem/go; sleep 1000'; :";
+        let holder = start(&world, shell, script);
+        world.run("touch sem/go; echo -1 > sem/go");
+        assert_eq!(value(&world), "0");
+        holder.signal(libc::SIGKILL);
+        eventually("it is free", || value(&world) == "1");
+    }
+    assert_eq!(world.run("cat ctl/sem/lock/holders"), "");
+}
