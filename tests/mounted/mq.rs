@@ -135,7 +135,7 @@ fn a_long_message_is_whole_or_refused_wherever_its_bytes_begin() {
     let world = World::alone();
     world.run("echo 4194304 > /proc/sys/fs/mqueue/msgsize_max");
     // More than that, RLIMIT_MSGQUEUE does not let through.
-    world.c("mq", &["create", "/big", "1", "700000", "0600"]);
+    world.c("mq", &["create", "/big", "1", "300000", "0600"]);
     let script = "import os, mmap
 fd = os.open('mq/big', os.O_WRONLY)
 page = mmap.mmap(-1, 4 << 20)
@@ -145,9 +145,9 @@ def send(at, length):
     except OSError as error:
         return error.strerror
 for at in (0, 1, 4095):
-    print(*[send(at, length) for length in (700001, 255 * 4096 + 1, 2 << 20, 700000)], flush=True)
+    print(*[send(at, length) for length in (300001, 255 * 4096 + 1, 2 << 20, 300000)], flush=True)
     os.system('timeout 10 cat mq/big | wc -c')";
-    let expected = "Message too long Message too long Message too long 700000\n700000\n".repeat(3);
+    let expected = "Message too long Message too long Message too long 300000\n300000\n".repeat(3);
     assert_eq!(world.python(script), expected);
 }
 

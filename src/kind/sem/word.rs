@@ -382,7 +382,9 @@ mod tests {
         waiting(7);
         eventually(|| taken.load(Ordering::SeqCst) == 3);
         word.post(7).unwrap();
-        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
         assert_eq!(read(file.as_fd()).unwrap(), State { value: 0, waiters: 0 });
     }
 
@@ -398,7 +400,7 @@ mod tests {
             eventually(|| read(file.as_fd()).unwrap().waiters == 2);
             // The kernel wakes who has waited longest: the one for whom it is too little.
             word.post(1).unwrap();
-            single.join().unwrap();
+            eventually(|| single.is_finished());
         }
         word.post(2).unwrap();
         assert!(!bulk.is_finished());
