@@ -7,6 +7,7 @@
 mod common;
 
 mod command;
+mod create;
 mod ctl;
 mod docs;
 mod faults;
@@ -14,6 +15,8 @@ mod fifo;
 mod ipc_lock;
 mod lines;
 mod mq;
+mod processes;
+mod reports;
 mod sem;
 mod shm;
 mod sysv_msg;
