@@ -41,13 +41,12 @@ pub struct Pipes {
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
-    let dir = FsDir::new(match &options.fifo_dir {
-        Some(path) => state::names(path)?,
-        None => {
-            let base = state::base()?;
-            state::private(&base)?;
-            state::names(&base.join("fifo"))?
-        }
+    let dir = FsDir::new(if let Some(path) = &options.fifo_dir {
+        state::names(path)?
+    } else {
+        let base = state::base()?;
+        state::private(&base)?;
+        state::names(&base.join("fifo"))?
     });
     let entries = dir.list()?;
     let foreign = entries.iter().filter(|entry| entry.file_type != FileType::Fifo).count();

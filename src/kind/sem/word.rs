@@ -382,7 +382,9 @@ mod tests {
         waiting(7);
         eventually(|| taken.load(Ordering::SeqCst) == 3);
         word.post(7).unwrap();
-        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
         assert_eq!(read(file.as_fd()).unwrap(), State { value: 0, waiters: 0 });
     }
 

@@ -39,16 +39,13 @@ impl Links {
     }
 
     /// The directory, if it is there and can be trusted.
-    fn dir(&self) -> Result<Option<&FsDir>> {
+    fn dir(&self) -> Option<&FsDir> {
         if let Some(dir) = self.dir.get() {
-            return Ok(Some(dir));
+            return Some(dir);
         }
-        let Some(base) = &self.base else { return Ok(None) };
-        match state::open(&base.join(self.path)) {
-            Ok(dir) => Ok(Some(self.dir.get_or_init(|| FsDir::new(dir)))),
-            // Making a link says what is wrong.
-            Err(_) => Ok(None),
-        }
+        // Making a link says what is wrong.
+        let dir = state::open(&self.base.as_ref()?.join(self.path)).ok()?;
+        Some(self.dir.get_or_init(|| FsDir::new(dir)))
     }
 
     /// The directory, which is made if it is not there.
@@ -75,14 +72,14 @@ impl Links {
     /// The attributes of a link.
     pub(super) fn find(&self, name: &[u8]) -> Result<Attr> {
         let target = self.target(name)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         let attr = dir.stat(name)?;
         Ok(Attr { ident: attr.ident | LINK, mode: 0o777, size: target.len() as u64, ..attr })
     }
 
     /// The key that a link stands for.
     pub(super) fn target(&self, name: &[u8]) -> Result<Vec<u8>> {
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         match nix::fcntl::readlinkat(dir, OsStr::from_bytes(name)) {
             Ok(target) if is_key(target.as_bytes()) => Ok(target.into_encoded_bytes()),
             // Something else than a link.
@@ -93,7 +90,7 @@ impl Links {
 
     /// All of them.
     pub(super) fn list(&self) -> Result<Vec<DirEntry>> {
-        let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
+        let Some(dir) = self.dir() else { return Ok(Vec::new()) };
         let mut entries = dir.list()?;
         entries.retain(|entry| {
             entry.file_type == FileType::Symlink
@@ -116,7 +113,7 @@ impl Links {
     /// Removes a link as the caller, so that the sticky bit protects those of others.
     pub(super) fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
         self.target(name)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         dir.remove(caller, name)
     }
 
@@ -129,7 +126,7 @@ impl Links {
         replace: bool,
     ) -> Result<()> {
         self.target(from)?;
-        let Some(dir) = self.dir()? else { return fail(Errno::ENOENT) };
+        let Some(dir) = self.dir() else { return fail(Errno::ENOENT) };
         dir.rename_visible(caller, from, to, replace, self.find(to))
     }
 }

@@ -62,7 +62,9 @@ impl Sets {
     /// `semop(2)` for `caller`.
     fn operate(&self, id: i32, steps: &[Step], caller: Caller, wait: Wait) -> Result<()> {
         sys::operate(id, steps, wait).map_err(|errno| removed(id, errno))?;
-        steps.iter().for_each(|step| self.note(id, step.index, caller));
+        for step in steps {
+            self.note(id, step.index, caller);
+        }
         Ok(())
     }
 
