@@ -47,7 +47,7 @@ impl Caller {
         work: impl FnOnce() -> std::result::Result<(), Errno>,
     ) -> Result<()> {
         if !privileged() || self.uid == 0 {
-            return Ok(self.act(|| Ok(work()?))?);
+            return self.act(|| Ok(work()?));
         }
         Ok(sys::in_child(self, work)?)
     }

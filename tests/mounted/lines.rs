@@ -222,7 +222,7 @@ fn writers_who_share_a_file_take_turns_and_can_be_stopped() {
     eventually("one waits for the queue", || world.waiting() >= 1);
     world.run("[ $(wc -l < ctl/mq/q/waiters) = 3 ] || sleep 0.1");
     writers.signal(libc::SIGINT);
-    let _ = writers.signal(libc::SIGTERM);
+    writers.signal(libc::SIGTERM);
     writers.wait();
     assert_eq!(world.run("cat ctl/mq/q/drain"), "1\n2\n");
 }
