@@ -406,9 +406,19 @@ static void work_wake(char **a)
 
 /* ---- objects ----------------------------------------------------------------------------------- */
 
+/*
+ * A uid of its own for the real user: what its queues hold is charged to that one's
+ * RLIMIT_MSGQUEUE and not to root's, which others on this machine may have used up.
+ */
+static void be_somebody(void)
+{
+    check(setresuid(1000000 + getpid(), 0, 0));
+}
+
 static void work_queue(char **a)
 {
     struct mq_attr attributes = { .mq_maxmsg = atol(a[1]), .mq_msgsize = atol(a[2]) };
+    be_somebody();
     check(mq_open(a[0], O_RDWR | O_CREAT, 0600, &attributes));
 }
 
@@ -419,6 +429,7 @@ static void work_make(char **a)
     struct mq_attr attributes = { .mq_maxmsg = 1, .mq_msgsize = 1 };
     char name[64];
 
+    be_somebody();
     for (long i = 0; i < count; i++) {
         snprintf(name, sizeof name, "/many-%ld", i);
         if (strcmp(kind, "mq") == 0)
@@ -438,7 +449,8 @@ static void work_make(char **a)
         else { /* A directory, to be filled with named pipes. */
             char pipe[PATH_MAX];
             snprintf(pipe, sizeof pipe, "%s%s", kind, name);
-            check(mkfifo(pipe, 0600));
+            if (mkfifo(pipe, 0600) != 0 && errno != EEXIST)
+                check(-1);
         }
     }
 }
