@@ -22,4 +22,5 @@ mod shm;
 mod sysv_msg;
 mod sysv_sem;
 mod sysv_shm;
+mod usage;
 mod users;
