@@ -91,12 +91,13 @@ fn a_name_that_is_no_word_is_written_as_summary_writes_it() {
         "open('fifo/' + {name:?}, 'w') if 0 else __import__('os').mkfifo('fifo/' + {name:?})"
     ));
     let shown = world.run("awk '/^fifo/' ctl/summary");
-    let word = shown.strip_prefix("fifo  ").unwrap().split("  ").next().unwrap().trim().to_owned();
-    assert_eq!(word, r"$'a b\'c$(x)\nd\\e'");
-    world.run(&format!("rm fifo/{word}; ! ls -A fifo | grep ."));
-    let line = format!("fifo/{word} mode=0600\n");
+    let quoted =
+        shown.strip_prefix("fifo  ").unwrap().split("  ").next().unwrap().trim().to_owned();
+    assert_eq!(quoted, r"$'a b\'c$(x)\nd\\e'");
+    world.run(&format!("rm fifo/{quoted}; ! ls -A fifo | grep ."));
+    let line = format!("fifo/{quoted} mode=0600\n");
     std::fs::write(world.path().join("ctl/create"), line).unwrap();
-    world.run(&format!("[ -p fifo/{word} ]"));
+    world.run(&format!("[ -p fifo/{quoted} ]"));
 }
 
 #[test]

@@ -220,14 +220,14 @@ fn orphans_are_what_nobody_uses_and_nothing_else() {
         "exec 3<sysv/shm/0x13",
     ];
     for (path, open) in others.iter().zip(uses) {
-        let mut user = world.start(&format!("{open}; touch $SCRATCH/open; exec sleep 1000"));
+        let mut opener = world.start(&format!("{open}; touch $SCRATCH/open; exec sleep 1000"));
         let file = world.scratch().join("open");
         eventually("it is open", || file.exists());
         std::fs::remove_file(file).unwrap();
         let rest: Vec<_> = expected.iter().filter(|line| line.trim() != *path).cloned().collect();
         assert_eq!(orphans(), rest.concat(), "{open}");
-        user.signal(libc::SIGKILL);
-        user.wait();
+        opener.signal(libc::SIGKILL);
+        opener.wait();
         eventually("it is an orphan again", || orphans() == expected.concat());
     }
     // A message, a value, and they are none; who sent it is gone.
