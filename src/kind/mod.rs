@@ -46,7 +46,7 @@ pub struct Options {
 ///
 /// Root's daemon removes and renames as the caller, so that the kernel keeps the second half. The
 /// directory does not show the sticky bit then: with it, `fs.protected_regular` and
-/// `fs.protected_fifos` (proc_sys_fs(5)) would refuse `echo >` on what another user owns and lets
+/// `fs.protected_fifos` (`proc_sys_fs(5)`) would refuse `echo >` on what another user owns and lets
 /// the caller write, which the C calls do not.
 pub fn shared_mode() -> u32 {
     if crate::caller::privileged() { 0o777 } else { 0o1777 }
