@@ -23,7 +23,7 @@ const IDLE_WORKERS: usize = 4;
 const IDLE_TIME: Duration = Duration::from_secs(2);
 /// A worker's stack. Only what it touches is memory. glibc keeps 40 MiB of stacks of ended threads:
 /// the larger they are, the fewer are kept with the pages that they have touched.
-const STACK: usize = 512 * 1024;
+const STACK: usize = 1024 * 1024;
 /// As many workers leave enough memory behind for the heap to be trimmed.
 const CROWD: usize = 64;
 /// The pause between two signals to the same worker.

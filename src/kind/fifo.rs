@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Options, Profile, state};
+use super::{Attributes, Kind, Options, Profile, shared_directory, state};
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::status::Fields;
@@ -83,7 +83,7 @@ impl Kind for Pipes {
 
 impl Dir for Pipes {
     fn attr(&self) -> Result<Attr> {
-        self.dir.attr()
+        Ok(shared_directory(self.dir.attr()?))
     }
 
     fn children(&self) -> Children {

@@ -95,10 +95,9 @@ fn matches(expected: &str, line: &str) -> bool {
 fn all_match(expected: &[&str], lines: &[&str]) -> bool {
     match (expected.split_first(), lines.split_first()) {
         (None, None) => true,
-        (None, Some(_)) => false,
         (Some((&"...", more)), _) => (0..=lines.len()).any(|from| all_match(more, &lines[from..])),
         (Some((first, more)), Some((line, rest))) => matches(first, line) && all_match(more, rest),
-        (Some(_), None) => false,
+        _ => false,
     }
 }
 

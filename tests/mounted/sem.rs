@@ -106,7 +106,7 @@ fn modes_owners_and_names_are_the_real_ones() {
         assert!(world.fail(refused).contains("not permitted"), "{refused}");
     }
     assert_eq!(value(&world, "w"), "5");
-    assert_eq!(world.run("stat -c '%a %U' sem"), "1777 root\n");
+    assert_eq!(world.run("stat -c '%a %U' sem"), "777 root\n");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::turn::{wait_while, wake_one};
 /// How long it may take until a message or room is noticed.
 pub const INTERVAL: Duration = Duration::from_millis(5);
 /// The same for each who waits, if that is more: looking takes under 1 % of a processor.
-const EACH: Duration = Duration::from_micros(80);
+const EACH: Duration = Duration::from_micros(100);
 /// What is waited for each system call that a look took: to find out whether there is a message of
 /// a type, the whole queue may have to be copied.
 const REST: Duration = Duration::from_micros(150);
