@@ -713,10 +713,11 @@ def remove_all(kind):
 
 def daemon(b):
     """The daemon itself"""
-    mountpoint = Path("/run/bench/again")
-    mountpoint.mkdir()
+    again = itertools.count()
 
     def start():
+        mountpoint = Path(f"/run/bench/again-{next(again)}")
+        mountpoint.mkdir()
         begin = time.perf_counter_ns()
         run(b.options.ipcfs, mountpoint)
         spent = time.perf_counter_ns() - begin

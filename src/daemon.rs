@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,9 +30,10 @@ use crate::quota::Quota;
 use crate::tree::Tree;
 use crate::{memory, monitor, notify, privilege, proc};
 
-/// Threads that serve requests: none of them ever waits, so a second one is for the other
-/// processor.
-const LOOPS: usize = 2;
+/// Threads that serve requests. None of them ever waits, and a second one costs more than it gives:
+/// the kernel wakes both in turn, so that they take each other's processor and find each other's
+/// request gone, and answers overtake each other.
+const LOOPS: usize = 1;
 
 /// How long SIGTERM lets open files be closed before the daemon ends regardless.
 const GRACE: Duration = Duration::from_millis(300);
@@ -232,7 +234,7 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     }
     let descriptors = raise_limits();
     let signals = block_signals();
-    let guard = Guard::start(&mountpoint)?;
+    let guard = Arc::new(Guard::start(&mountpoint)?);
 
     let handles = Quota::handles(&options.limits, descriptors, open_descriptors());
     let tree = Arc::new(Tree::new(&options.kinds, handles));
@@ -241,8 +243,15 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     monitor::get().connect(Arc::clone(&blocker), Arc::clone(&tree) as _);
     let notifier = Arc::new(OnceLock::new());
     let passthrough = Arc::new(Passthrough::new(!options.no_passthrough));
-    let adapter =
-        Adapter::new(tree, Arc::clone(&blocker), Arc::clone(&passthrough), Arc::clone(&notifier));
+    let serving = Arc::new(AtomicBool::new(false));
+    let at_end = end_of_service(&serving, &guard, &blocker);
+    let adapter = Adapter::new(
+        tree,
+        Arc::clone(&blocker),
+        Arc::clone(&passthrough),
+        Arc::clone(&notifier),
+        at_end,
+    );
     let session = Session::new(adapter, &mountpoint, &config(source, &options))
         .map_err(|error| explain_mount(&mountpoint, &error))?;
     if !interrupt::is_connected() {
@@ -265,11 +274,29 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
         .stack_size(128 * 1024)
         .spawn(move || end_on_signal(&signals, &ending.0, &ending.1))
         .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
+    serving.store(true, Ordering::SeqCst);
     ready();
     let outcome = session.run();
-    guard.dismiss();
-    blocker.close();
     outcome.map_err(|error| format!("serving has ended: {}", sentence(&error)))
+}
+
+/// What is done once the mount is gone: the process ends here.
+///
+/// It must not come to the end of fuser's session, which unmounts what is at the mountpoint by
+/// then, another mount perhaps (fuser 0.18 takes a connection that has ended for a mount).
+fn end_of_service(
+    serving: &Arc<AtomicBool>,
+    guard: &Arc<Guard>,
+    blocker: &Arc<Blocker>,
+) -> Arc<dyn Fn() + Send + Sync> {
+    let (serving, guard, blocker) = (Arc::clone(serving), Arc::clone(guard), Arc::clone(blocker));
+    Arc::new(move || {
+        if serving.load(Ordering::SeqCst) {
+            guard.dismiss();
+            blocker.close();
+            std::process::exit(0);
+        }
+    })
 }
 
 /// Says who moves the data of shared memory; one who has not asked for it is told aloud.
@@ -391,7 +418,7 @@ fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
 
 /// The process that unmounts if the daemon is killed.
 struct Guard {
-    alive: Option<File>,
+    alive: File,
 }
 
 impl Guard {
@@ -402,7 +429,7 @@ impl Guard {
             ForkResult::Parent { child } => {
                 drop(reader);
                 let _ = nix::sys::wait::waitpid(child, None);
-                Ok(Self { alive: Some(File::from(writer)) })
+                Ok(Self { alive: File::from(writer) })
             }
             ForkResult::Child => {
                 drop(writer);
@@ -424,10 +451,8 @@ impl Guard {
         }
     }
 
-    fn dismiss(mut self) {
-        if let Some(mut alive) = self.alive.take() {
-            let _ = alive.write_all(b"\0");
-        }
+    fn dismiss(&self) {
+        let _ = (&self.alive).write_all(b"\0");
     }
 }
 

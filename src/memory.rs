@@ -20,7 +20,7 @@ pub fn keep_small() {
     sys::one_arena();
 }
 
-/// To be called when a crowd of workers has left.
+/// To be called when a crowd has left: of workers, of nodes, of names.
 pub fn give_back() {
     sys::trim();
 }

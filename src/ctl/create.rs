@@ -92,8 +92,9 @@ impl Handle for Open {
             }
             let mut line = std::mem::take(&mut state.begun);
             line.extend_from_slice(&rest[..length.unwrap_or(rest.len())]);
+            make(&self.kinds, cx.caller, &line)
+                .map_err(|error| at_line(state.lines + 1, &error))?;
             state.lines += 1;
-            make(&self.kinds, cx.caller, &line).map_err(|error| at_line(state.lines, &error))?;
             *done += length.map_or(rest.len(), |length| length + 1);
         }
         Ok(())

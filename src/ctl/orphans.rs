@@ -8,6 +8,7 @@
 //! own), only what the kernel counts by itself is certain: System V segments without attachment.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -27,6 +28,9 @@ pub(super) struct Orphan {
 
 /// The inode number of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// How long a close may take to become known.
+const CLOSING: Duration = Duration::from_millis(20);
 
 /// Whether /proc shows this process everybody.
 fn sees_everybody() -> bool {
@@ -62,11 +66,21 @@ pub(super) fn find(kinds: &Kinds) -> Result<Vec<Orphan>> {
 fn in_use(candidates: &[(Found, &'static str)]) -> Result<HashSet<usize>> {
     let targets = Targets::new(candidates.iter().map(|(found, _)| &*found.object as &dyn Object));
     let me = Caller::daemon();
-    let used = users::find(&targets)?.into_iter().map(|users| !users.is_empty());
-    let awaited = waiters::find(&targets, me)?.into_iter().map(|waiters| !waiters.is_empty());
-    let either = used.zip(awaited).map(|(used, awaited)| used || awaited);
-    let open = targets.open();
-    let in_use = either.zip(open).enumerate().filter(|(_, (used, open))| *used || *open);
+    let users = users::find(&targets)?;
+    let waiters = waiters::find(&targets, me)?;
+    let used: Vec<bool> = users
+        .iter()
+        .zip(&waiters)
+        .map(|(users, waiters)| !users.is_empty() || !waiters.is_empty())
+        .collect();
+    let mut open = targets.open();
+    if open.iter().zip(&used).any(|(open, used)| *open && !used) {
+        // No process has it open, but the kernel does: a descriptor is on its way through a socket,
+        // or the kernel is just about to say that it has been closed.
+        std::thread::sleep(CLOSING);
+        open = targets.open();
+    }
+    let in_use = open.into_iter().zip(used).enumerate().filter(|(_, (open, used))| *open || *used);
     Ok(in_use.map(|(index, _)| index).collect())
 }
 

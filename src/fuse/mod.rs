@@ -56,18 +56,21 @@ pub struct Adapter {
     polls: Arc<Polls>,
     passthrough: Arc<Passthrough>,
     notifier: Arc<OnceLock<Notifier>>,
+    at_end: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Adapter {
     /// Serves `tree`; `notifier` is to be set before requests other than the first are served.
+    /// `at_end` is called when there will be none any more.
     pub fn new(
         tree: Arc<Tree>,
         blocker: Arc<Blocker>,
         passthrough: Arc<Passthrough>,
         notifier: Arc<OnceLock<Notifier>>,
+        at_end: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
         let polls = Arc::new(Polls::new(Arc::clone(&blocker)));
-        Self { tree, blocker, polls, passthrough, notifier }
+        Self { tree, blocker, polls, passthrough, notifier, at_end }
     }
 
     /// What was asked for, for the log and `ctl/errors`.
@@ -249,6 +252,10 @@ impl Filesystem for Adapter {
         let _ = config.set_max_write(MAX_WRITE);
         self.passthrough.negotiate(config);
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        (self.at_end)();
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Options, Profile, state};
+use super::{Attributes, Kind, Options, Profile, shared_directory, state};
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::status::Fields;
@@ -41,13 +41,14 @@ pub struct Pipes {
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
-    let dir = FsDir::new(if let Some(path) = &options.fifo_dir {
+    let dir = if let Some(path) = &options.fifo_dir {
         state::names(path)?
     } else {
         let base = state::base()?;
         state::private(&base)?;
         state::names(&base.join("fifo"))?
-    });
+    };
+    let dir = FsDir::new(dir);
     let entries = dir.list()?;
     let foreign = entries.iter().filter(|entry| entry.file_type != FileType::Fifo).count();
     if foreign > 0 {
@@ -82,7 +83,7 @@ impl Kind for Pipes {
 
 impl Dir for Pipes {
     fn attr(&self) -> Result<Attr> {
-        self.dir.attr()
+        Ok(shared_directory(self.dir.attr()?))
     }
 
     fn children(&self) -> Children {

@@ -41,6 +41,22 @@ pub struct Options {
     pub fifo_dir: Option<PathBuf>,
 }
 
+/// The permissions of a directory in which everybody may make objects and only owners may remove
+/// them.
+///
+/// Root's daemon removes and renames as the caller, so that the kernel keeps the second half. The
+/// directory does not show the sticky bit then: with it, `fs.protected_regular` and
+/// `fs.protected_fifos` (`proc_sys_fs(5)`) would refuse `echo >` on what another user owns and lets
+/// the caller write, which the C calls do not.
+pub fn shared_mode() -> u32 {
+    if crate::caller::privileged() { 0o777 } else { 0o1777 }
+}
+
+/// The attributes of such a directory that is a directory of the file system as well.
+pub fn shared_directory(attr: Attr) -> Attr {
+    Attr { mode: attr.mode & (!0o1777 | shared_mode()), ..attr }
+}
+
 /// A kind as the directory that it is. Every [`Dir`] has it; the language itself converts one to the
 /// other from Rust 1.86 on.
 pub trait AsDir {
@@ -168,7 +184,7 @@ impl Kind for Missing {
 
 impl Dir for Missing {
     fn attr(&self) -> Result<Attr> {
-        Ok(Attr::directory(0, 0o1777))
+        Ok(Attr::directory(0, shared_mode()))
     }
 
     fn children(&self) -> Children {

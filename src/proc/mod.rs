@@ -11,7 +11,7 @@ pub mod waiters;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::caller::Caller;
 use crate::error::Result;
@@ -130,6 +130,13 @@ pub fn is_gone(pid: i64) -> bool {
 /// Whether the caller may look into a process (`PTRACE_MODE_READ`).
 fn may_see(caller: Caller, pid: u32) -> bool {
     caller.act(|| Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?)).is_ok()
+}
+
+/// Whether a process's System V identifiers are ours: those of another namespace are others.
+fn shares_namespace(pid: u32) -> bool {
+    let namespace =
+        |who: &str| -> Option<PathBuf> { std::fs::read_link(format!("/proc/{who}/ns/ipc")).ok() };
+    namespace(&pid.to_string()).is_some_and(|theirs| Some(theirs) == namespace("thread-self"))
 }
 
 /// The file that a descriptor of a process stands for, if it may be one of `targets`. Only then is

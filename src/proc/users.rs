@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Targets, command, descriptor, numbers, processes};
+use super::{Targets, command, descriptor, numbers, processes, shares_namespace};
 use crate::error::Result;
 use crate::vfs::{Cx, FileId, Object};
 
@@ -19,11 +19,6 @@ pub fn list(object: &dyn Object, cx: &Cx) -> Result<Vec<u8>> {
 /// The processes that use each of `targets`.
 pub fn find(targets: &Targets) -> Result<Vec<BTreeSet<u32>>> {
     let mut users = vec![BTreeSet::new(); targets.len()];
-    let mappable = targets
-        .all
-        .iter()
-        .any(|target| target.traces.segment.is_some() || target.traces.file.is_some())
-        || !targets.files.is_empty();
     for pid in processes()? {
         for fd in descriptors(pid) {
             if let Some(index) =
@@ -32,12 +27,11 @@ pub fn find(targets: &Targets) -> Result<Vec<BTreeSet<u32>>> {
                 users[*index].insert(pid);
             }
         }
-        if mappable {
-            let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-            for mapping in mappings(&maps) {
-                if let Some(index) = mapping.object(targets) {
-                    users[index].insert(pid);
-                }
+        let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+        for mapping in mappings(&maps) {
+            let Some(index) = mapping.object(targets) else { continue };
+            if !mapping.is_segment() || shares_namespace(pid) {
+                users[index].insert(pid);
             }
         }
     }
@@ -65,10 +59,15 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
+    /// Whether it is a System V segment, of this IPC namespace or of another.
+    fn is_segment(&self) -> bool {
+        self.path.starts_with(b"/SYSV")
+    }
+
     /// Which of `targets` is mapped here.
     pub(super) fn object(&self, targets: &Targets) -> Option<usize> {
         // A segment's file is named after its key and has its identifier for a number.
-        if self.path.starts_with(b"/SYSV") {
+        if self.is_segment() {
             let segment = i32::try_from(self.file.inode).ok()?;
             return targets.segments.get(&segment).copied();
         }

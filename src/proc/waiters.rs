@@ -2,9 +2,10 @@
 //! read or write of the mount, which the daemon knows of.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-use super::{Targets, command, descriptor, may_see, numbers, process_of, processes, users};
+use super::{
+    Targets, command, descriptor, may_see, numbers, process_of, processes, shares_namespace, users,
+};
 use crate::caller::Caller;
 use crate::error::Result;
 use crate::monitor;
@@ -114,13 +115,6 @@ fn mapped_at(targets: &Targets, pid: u32, address: u64) -> Option<usize> {
     users::mappings(&maps)
         .find(|mapping| (mapping.start..mapping.end).contains(&address))?
         .object(targets)
-}
-
-/// Whether a process's System V identifiers are ours: those of another namespace are others.
-fn shares_namespace(pid: u32) -> bool {
-    let namespace =
-        |who: &str| -> Option<PathBuf> { std::fs::read_link(format!("/proc/{who}/ns/ipc")).ok() };
-    namespace(&pid.to_string()).is_some_and(|theirs| Some(theirs) == namespace("thread-self"))
 }
 
 /// Those who wait in a read or write of the mount, or for it to be opened.

@@ -28,6 +28,9 @@ use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, I
 /// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
 const NAME_MAX: usize = 255;
 
+/// After a listing of so many names, what they took goes back to the kernel.
+const LONG: usize = 4096;
+
 /// What a look-up found.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -361,7 +364,13 @@ impl Tree {
 
     /// Closes a directory.
     pub fn release_dir(&self, fh: Fh) -> Result<()> {
-        self.dirs.remove(fh).map(drop)
+        let dir = self.dirs.remove(fh)?;
+        let long = dir.entries.lock().as_ref().is_some_and(|entries| entries.len() > LONG);
+        drop(dir);
+        if long {
+            crate::memory::give_back();
+        }
+        Ok(())
     }
 
     /// The path of a node below the mount, escaped for a line of text.

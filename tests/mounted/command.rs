@@ -81,3 +81,14 @@ fn a_start_clears_what_a_killed_daemon_and_its_guard_have_left() {
     let printed = world.run(&script);
     assert!(printed.ends_with("a\n"), "{printed}");
 }
+
+#[test]
+fn the_end_of_one_mount_leaves_the_one_below_it_alone() {
+    let world = World::unmounted();
+    let script = format!(
+        "cd /; {BINARY} $M; {BINARY} $M; umount $M
+         until [ $(pgrep -fc '^{BINARY} '$M) = 2 ]; do :; done
+         mountpoint -q $M && echo still > $M/mq/q && cat $M/mq/q; umount $M; ! mountpoint -q $M"
+    );
+    assert_eq!(world.run(&script), "still\n");
+}

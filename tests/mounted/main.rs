@@ -7,6 +7,7 @@
 mod common;
 
 mod command;
+mod create;
 mod ctl;
 mod docs;
 mod faults;
@@ -14,9 +15,12 @@ mod fifo;
 mod ipc_lock;
 mod lines;
 mod mq;
+mod processes;
+mod reports;
 mod sem;
 mod shm;
 mod sysv_msg;
 mod sysv_sem;
 mod sysv_shm;
+mod usage;
 mod users;

@@ -30,6 +30,7 @@ fn the_shell_sets_posts_takes_and_shows() {
     assert!(world.fail("dd oflag=nonblock of=sem/a <<< -4").contains("unavailable"));
     assert!(world.fail("echo -4 > ctl/sem/a/try").contains("unavailable"));
     assert_eq!(world.run("echo -3 > ctl/sem/a/try; cat sem/a"), "0\n");
+    assert_eq!(world.run("echo 4 > sem/a; : > sem/a; touch sem/a; cat sem/a"), "4\n");
     assert!(world.fail("truncate -s 0 sem/a").contains("Invalid argument"));
     world.run("rm sem/a; ! [ -e sem/a ]; ! ls /dev/shm/sem.a 2>/dev/null");
 }
@@ -314,6 +315,7 @@ fn a_held_lock_is_given_back_and_handed_on_in_the_order_of_asking() {
     let holders = world.run("cat ctl/sem/lock/holders");
     assert_eq!(holders, format!("{}\tbash\n", holder.id()));
     assert!(world.fail(": < ctl/sem/lock/tryhold").contains("unavailable"));
+    assert!(world.fail("dd iflag=nonblock if=ctl/sem/lock/hold").contains("unavailable"));
     let mut waiting = Vec::new();
     for number in 1..=20 {
         let script =
@@ -321,7 +323,11 @@ fn a_held_lock_is_given_back_and_handed_on_in_the_order_of_asking() {
         waiting.push(world.start(&script));
         eventually("it waits", || world.waiting() == number);
     }
-    // One who gives up leaves its place.
+    // Everybody keeps their place while the daemon is stopped.
+    let daemon = nix::unistd::Pid::from_raw(world.daemon() as i32);
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGCONT).unwrap();
+    // One who gives up leaves it.
     let mut quitter = waiting.remove(4);
     quitter.signal(libc::SIGKILL);
     quitter.wait();
@@ -357,7 +363,7 @@ fn a_held_lock_is_given_back_and_handed_on_in_the_order_of_asking() {
 fn fifty_processes_count_under_a_lock_though_one_in_ten_is_killed() {
     let world = World::new();
     world.run("echo 1 > sem/lock; echo 0 > $SCRATCH/counter");
-    let script = r#"
+    let script = r"
         : > $SCRATCH/log
         worker() {
             for ((i = 0; i < 20; i++)); do (
@@ -373,7 +379,7 @@ fn fifty_processes_count_under_a_lock_though_one_in_ten_is_killed() {
         }
         for w in {1..50}; do worker $w & done 2>/dev/null
         wait
-        wc -l < $SCRATCH/log; cat $SCRATCH/counter sem/lock"#;
+        wc -l < $SCRATCH/log; cat $SCRATCH/counter sem/lock";
     // Of 1000, 50 are killed before they count and 50 after.
     assert_eq!(world.run(script), "950\n950\n1\n");
 }

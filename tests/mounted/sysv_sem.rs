@@ -246,7 +246,7 @@ fn a_thousand_wait_and_each_is_woken_once() {
 fn fifty_processes_count_under_a_held_semaphore_though_one_in_ten_is_killed() {
     let world = World::new();
     world.run("touch sysv/sem/1; echo '0 = 1' > sysv/sem/1; ln -s 1 sysv/sem/lock; echo 0 > $SCRATCH/counter");
-    let script = r#"
+    let script = r"
         : > $SCRATCH/log
         worker() {
             for ((i = 0; i < 20; i++)); do (
@@ -260,9 +260,36 @@ fn fifty_processes_count_under_a_held_semaphore_though_one_in_ten_is_killed() {
         }
         for w in {1..50}; do worker $w & done 2>/dev/null
         wait
-        wc -l < $SCRATCH/log; cat $SCRATCH/counter sysv/sem/lock"#;
+        wc -l < $SCRATCH/log; cat $SCRATCH/counter sysv/sem/lock";
     assert_eq!(world.run(script), "950\n950\n1\n");
     let script = "exec 9<ctl/sysv/sem/lock/tryhold/0; cat sysv/sem/1; ! : < ctl/sysv/sem/1/tryhold/0; exec 9<&-; cat sysv/sem/1";
     assert_eq!(world.run(script), "0\n1\n");
     world.run("exec 9<ctl/sysv/sem/lock/hold/0; rm sysv/sem/1; exec 9<&-; ! [ -e sysv/sem/1 ]");
+}
+
+#[test]
+fn a_stop_of_the_daemon_ends_no_wait_and_changes_no_order() {
+    let world = World::new();
+    world.run("touch sysv/sem/1; : > $SCRATCH/order");
+    let waiting: Vec<_> = (1..=5)
+        .map(|number| {
+            let script = format!("exec 9<ctl/sysv/sem/1/hold/0; echo {number} >> $SCRATCH/order");
+            let waiting = world.start(&script);
+            eventually("it waits", || world.waiting() == number);
+            waiting
+        })
+        .collect();
+    let daemon = nix::unistd::Pid::from_raw(world.daemon() as i32);
+    for _ in 0..20 {
+        for signal in [nix::sys::signal::SIGSTOP, nix::sys::signal::SIGCONT] {
+            nix::sys::signal::kill(daemon, signal).unwrap();
+        }
+        waiters(&world, "1", 1, 0);
+    }
+    world.run("echo '0 +1' > sysv/sem/1");
+    for waiting in waiting {
+        assert!(waiting.output().status.success());
+    }
+    assert_eq!(world.run("cat $SCRATCH/order"), "1\n2\n3\n4\n5\n");
+    eventually("it is given back", || values(&world, "1") == "1");
 }

@@ -23,7 +23,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Attributes, Kind, Limit, Options, Profile, sysctl};
+use super::{Attributes, Kind, Limit, Options, Profile, shared_mode, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -168,7 +168,7 @@ const HARD_MSGSIZEMAX: u64 = 16 * 1024 * 1024;
 impl Dir for Queues {
     fn attr(&self) -> Result<Attr> {
         // As the kernel's own directory: everybody may make, only owners may remove.
-        Ok(Attr::directory(0, 0o1777))
+        Ok(Attr::directory(0, shared_mode()))
     }
 
     fn children(&self) -> Children {

@@ -41,7 +41,7 @@ use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
 use super::tickets::Tickets;
 use super::value_text::ValueText;
-use super::{Attributes, Kind, Limit, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, shared_directory};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -163,7 +163,7 @@ impl Kind for Semaphores {
 
 impl Dir for Semaphores {
     fn attr(&self) -> Result<Attr> {
-        self.dir.attr()
+        Ok(shared_directory(self.dir.attr()?))
     }
 
     fn children(&self) -> Children {

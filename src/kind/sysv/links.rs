@@ -38,12 +38,11 @@ impl Links {
         Self { base, path, dir: OnceLock::new() }
     }
 
-    /// The directory, if it is there and can be trusted.
+    /// The directory, if it is there and can be trusted. If it cannot, making a link says why.
     fn dir(&self) -> Option<&FsDir> {
         if let Some(dir) = self.dir.get() {
             return Some(dir);
         }
-        // Making a link says what is wrong.
         let dir = state::open(&self.base.as_ref()?.join(self.path)).ok()?;
         Some(self.dir.get_or_init(|| FsDir::new(dir)))
     }

@@ -31,6 +31,7 @@
 //! calls as the caller. Changing the mode is the owner's alone here, as for any file.
 
 mod actors;
+mod endpoint;
 mod fresh;
 mod links;
 pub mod msg;

@@ -13,18 +13,19 @@
 //! later. Readiness for poll(2) is noticed within [`watch::INTERVAL`](super::watch::INTERVAL).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use super::actors::Actors;
+use super::endpoint::{Endpoint, Select, peek};
 use super::watch::Watch;
 use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
-use crate::error::{Errno, Error, Result, fail};
+use crate::error::{Errno, Error, Result};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
-use crate::kind::message::{MessageFile, Messages};
+use crate::kind::message::MessageFile;
 use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
@@ -47,17 +48,17 @@ const PLAIN: i64 = 1;
 #[derive(Default)]
 pub struct Queues {
     actors: Actors,
-    watch: Watch,
+    pub(super) watch: Watch,
     /// Room to receive into: a message that did not fit has made it larger.
-    room: AtomicUsize,
+    pub(super) room: AtomicUsize,
 }
 
 /// What [`Actors`] are asked for.
-const SENDER: u32 = 0;
-const RECEIVER: u32 = 1;
+pub(super) const SENDER: u32 = 0;
+pub(super) const RECEIVER: u32 = 1;
 
 impl Queues {
-    fn note(&self, id: i32, what: u32, cx: &Cx) {
+    pub(super) fn note(&self, id: i32, what: u32, cx: &Cx) {
         self.actors.note(id, what, cx.caller, |id| sys::stat(id).is_ok());
     }
 }
@@ -177,36 +178,6 @@ impl Queue {
     fn set_qbytes(&self, caller: Caller, qbytes: u64) -> Result<()> {
         caller.act(|| set_qbytes(self.id, qbytes))
     }
-}
-
-/// Copies message number `index` of the queue; `None` if there are not so many.
-fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<i64>> {
-    let mut room = message.capacity().max(FIRST_ROOM);
-    loop {
-        match sys::receive(id, index, libc::MSG_COPY | libc::IPC_NOWAIT, room, message) {
-            Ok(tag) => return Ok(Some(tag)),
-            Err(Errno::ENOMSG) => return Ok(None),
-            Err(Errno::E2BIG) => room *= 2,
-            Err(Errno::ENOSYS) => {
-                return Err(Error::because(
-                    Errno::EOPNOTSUPP,
-                    "this kernel cannot copy messages (CONFIG_CHECKPOINT_RESTORE)",
-                ));
-            }
-            Err(Errno::EINVAL) if sys::stat(id).is_ok() => {
-                return Err(Error::because(
-                    Errno::EMSGSIZE,
-                    "a message is longer than kernel.msgmax is now, which the kernel does not copy",
-                ));
-            }
-            Err(errno) => return Err(removed(errno)),
-        }
-    }
-}
-
-/// The kernel says `EINVAL` of an identifier that it does not know any more.
-fn removed(errno: Errno) -> Error {
-    if errno == Errno::EINVAL { Errno::EIDRM.into() } else { errno.into() }
 }
 
 impl Object for Queue {
@@ -360,140 +331,8 @@ const CONTROLS: &[Control<Queue>] = &[
 
 static TAGS: Tags = Tags { name: "type", valid: 1..=i64::MAX, default: PLAIN };
 
-/// Which messages are to be received (msgrcv(2)).
-#[derive(Clone, Copy, Debug)]
-struct Select {
-    number: i64,
-    except: bool,
-}
-
-impl Select {
-    const ANY: Self = Self { number: 0, except: false };
-
-    fn takes(self, tag: i64) -> bool {
-        match self.number {
-            0 => true,
-            1.. => (tag == self.number) != self.except,
-            _ => tag <= self.number.saturating_neg(),
-        }
-    }
-}
-
-/// What a message is received into at first: `kernel.msgmax` is as large by default.
-const FIRST_ROOM: usize = 8192;
-
-/// A queue, some of whose messages are received.
-#[derive(Clone)]
-struct Endpoint {
-    kind: Arc<Queues>,
-    id: i32,
-    select: Select,
-}
-
-impl Endpoint {
-    fn refused(&self, errno: Errno, tag: i64, length: usize) -> Error {
-        match errno {
-            Errno::EINVAL if tag < 1 => Error::because(
-                Errno::EINVAL,
-                format!("messages have types from 1 up; {tag} only selects what to receive"),
-            ),
-            Errno::EINVAL if sys::stat(self.id).is_ok() => Error::because(
-                Errno::EMSGSIZE,
-                format!("the message has {length} bytes, which is more than kernel.msgmax"),
-            ),
-            errno => removed(errno),
-        }
-    }
-
-    /// Whether there is a message to be received.
-    fn is_readable(&self, queue: &libc::msqid_ds) -> bool {
-        if queue.msg_qnum == 0 || self.select.number == 0 {
-            return queue.msg_qnum > 0;
-        }
-        let mut message = Vec::new();
-        for index in 0.. {
-            match peek(self.id, index, &mut message) {
-                Ok(Some(tag)) if self.select.takes(tag) => return true,
-                Ok(Some(_)) => {}
-                Ok(None) => return false,
-                // What is wrong, the read will say.
-                Err(_) => return true,
-            }
-        }
-        false
-    }
-}
-
-fn nowait(wait: Wait) -> i32 {
-    match wait {
-        Wait::Try => libc::IPC_NOWAIT,
-        Wait::Block => 0,
-    }
-}
-
-impl Messages for Endpoint {
-    fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
-        sys::send(self.id, tag, data, nowait(cx.wait))
-            .map_err(|errno| self.refused(errno, tag, data.len()))?;
-        self.kind.note(self.id, SENDER, cx);
-        Ok(())
-    }
-
-    fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
-        let except = if self.select.except { libc::MSG_EXCEPT } else { 0 };
-        let flags = except | nowait(cx.wait);
-        loop {
-            let room = self.kind.room.load(Ordering::Relaxed).max(FIRST_ROOM);
-            match sys::receive(self.id, self.select.number, flags, room, message) {
-                Ok(tag) => {
-                    self.kind.note(self.id, RECEIVER, cx);
-                    message.shrink_to(2 * FIRST_ROOM);
-                    return Ok(tag);
-                }
-                Err(Errno::ENOMSG) => return fail(Errno::EAGAIN),
-                // It is still there.
-                Err(Errno::E2BIG) => self.kind.room.store(2 * room, Ordering::Relaxed),
-                Err(errno) => return Err(removed(errno)),
-            }
-        }
-    }
-
-    fn attr(&self) -> Result<Attr> {
-        self.kind.attr(self.id).map_err(|error| removed(error.errno()))
-    }
-
-    fn longest(&self) -> Result<usize> {
-        Ok(sys::longest()?)
-    }
-
-    fn queued(&self) -> Result<u64> {
-        Ok(sys::stat(self.id).map_err(removed)?.msg_qnum)
-    }
-
-    fn poll(&self, events: i16) -> i16 {
-        let Ok(queue) = sys::stat(self.id) else {
-            return libc::POLLERR | libc::POLLHUP | events;
-        };
-        let mut ready = 0;
-        let readable = events & (libc::POLLIN | libc::POLLRDNORM);
-        if readable != 0 && self.is_readable(&queue) {
-            ready |= readable;
-        }
-        let used = queue.__msg_cbytes.max(queue.msg_qnum);
-        if used < queue.msg_qbytes {
-            ready |= events & (libc::POLLOUT | libc::POLLWRNORM);
-        }
-        ready
-    }
-
-    fn wait_ready(&self, events: i16) -> Result<()> {
-        let me = self.clone();
-        self.kind.watch.wait(move || me.poll(events) != 0)
-    }
-}
-
 #[allow(unsafe_code)]
-mod sys {
+pub(super) mod sys {
     use crate::error::Errno;
 
     /// linux/msg.h; libc does not have it.
@@ -503,13 +342,13 @@ mod sys {
     const TAG: usize = size_of::<libc::c_long>();
 
     /// msgget(2).
-    pub(super) fn get(key: i32, flags: i32) -> Result<i32, Errno> {
+    pub(in super::super) fn get(key: i32, flags: i32) -> Result<i32, Errno> {
         // SAFETY: takes two integers.
         Errno::result(unsafe { libc::msgget(key, flags) })
     }
 
     /// What is known of a queue; needs no permission.
-    pub(super) fn stat(id: i32) -> Result<libc::msqid_ds, Errno> {
+    pub(in super::super) fn stat(id: i32) -> Result<libc::msqid_ds, Errno> {
         // SAFETY: all zeroes is a valid msqid_ds, which the kernel fills in.
         let (found, queue) = unsafe {
             let mut queue: libc::msqid_ds = std::mem::zeroed();
@@ -520,21 +359,21 @@ mod sys {
     }
 
     /// `IPC_SET`: mode, owner and capacity.
-    pub(super) fn set(id: i32, queue: &libc::msqid_ds) -> Result<(), Errno> {
+    pub(in super::super) fn set(id: i32, queue: &libc::msqid_ds) -> Result<(), Errno> {
         let mut queue = *queue;
         // SAFETY: the kernel reads from the copy.
         Errno::result(unsafe { libc::msgctl(id, libc::IPC_SET, &raw mut queue) }).map(drop)
     }
 
     /// `IPC_RMID`.
-    pub(super) fn remove(id: i32) -> Result<(), Errno> {
+    pub(in super::super) fn remove(id: i32) -> Result<(), Errno> {
         // SAFETY: the kernel looks at no pointer.
         let done = unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
         Errno::result(done).map(drop)
     }
 
     /// `kernel.msgmax` of this namespace.
-    pub(super) fn longest() -> Result<usize, Errno> {
+    pub(in super::super) fn longest() -> Result<usize, Errno> {
         // SAFETY: all zeroes is a valid msginfo, which is what IPC_INFO fills in.
         let info = unsafe {
             let mut info: libc::msginfo = std::mem::zeroed();
@@ -545,7 +384,7 @@ mod sys {
     }
 
     /// msgsnd(2).
-    pub(super) fn send(id: i32, tag: i64, data: &[u8], flags: i32) -> Result<(), Errno> {
+    pub(in super::super) fn send(id: i32, tag: i64, data: &[u8], flags: i32) -> Result<(), Errno> {
         let mut buffer = Vec::with_capacity(TAG + data.len());
         buffer.extend_from_slice(&tag.to_ne_bytes());
         buffer.extend_from_slice(data);
@@ -556,7 +395,7 @@ mod sys {
     }
 
     /// msgrcv(2) into `message` with `room` for its bytes; returns the type.
-    pub(super) fn receive(
+    pub(in super::super) fn receive(
         id: i32,
         number: i64,
         flags: i32,
@@ -579,29 +418,11 @@ mod sys {
     }
 
     /// Takes a message, if there is one, and drops it.
-    pub(super) fn discard_one(id: i32) -> Result<(), Errno> {
+    pub(in super::super) fn discard_one(id: i32) -> Result<(), Errno> {
         let mut tag = [0; TAG];
         let flags = libc::IPC_NOWAIT | libc::MSG_NOERROR;
         // SAFETY: there is room for the type, and none of the bytes are asked for.
         let done = unsafe { libc::msgrcv(id, tag.as_mut_ptr().cast(), 0, 0, flags) };
         Errno::result(done).map(drop)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Select;
-
-    #[test]
-    fn what_is_selected_is_what_msgrcv_would_take() {
-        let any = Select::ANY;
-        assert!(any.takes(1) && any.takes(i64::MAX));
-        let five = Select { number: 5, except: false };
-        assert!(five.takes(5) && !five.takes(4));
-        let not_five = Select { number: 5, except: true };
-        assert!(!not_five.takes(5) && not_five.takes(4));
-        let up_to_five = Select { number: -5, except: false };
-        assert!(up_to_five.takes(1) && up_to_five.takes(5) && !up_to_five.takes(6));
-        assert!(Select { number: i64::MIN, except: false }.takes(i64::MAX));
     }
 }

@@ -84,7 +84,9 @@ impl Sets {
                     ));
                 }
                 sys::set_all(id, values).map_err(|errno| removed(id, errno))?;
-                (0..nsems).for_each(|index| self.note(id, index as u16, caller));
+                for index in 0..nsems {
+                    self.note(id, index as u16, caller);
+                }
                 Ok(())
             }
             Operation::SetOne(index, value) => {

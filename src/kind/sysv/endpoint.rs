@@ -1,0 +1,205 @@
+//! Sending to and receiving from a System V queue: all of its messages, or those of some types.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Family;
+use super::msg::{Queues, RECEIVER, SENDER, sys};
+use super::watch::Look;
+use crate::error::{Errno, Error, Result, fail};
+use crate::kind::message::Messages;
+use crate::vfs::{Attr, Cx, Wait};
+
+/// Which messages are to be received (msgrcv(2)).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Select {
+    /// msgrcv's `msgtyp`.
+    pub(super) number: i64,
+    /// `MSG_EXCEPT`.
+    pub(super) except: bool,
+}
+
+impl Select {
+    /// The oldest of any type.
+    pub(super) const ANY: Self = Self { number: 0, except: false };
+
+    fn takes(self, tag: i64) -> bool {
+        match self.number {
+            0 => true,
+            1.. => (tag == self.number) != self.except,
+            _ => tag <= self.number.saturating_neg(),
+        }
+    }
+}
+
+/// What a message is received into at first: `kernel.msgmax` is as large by default.
+const FIRST_ROOM: usize = 8192;
+
+/// A queue, some of whose messages are received.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) kind: Arc<Queues>,
+    pub(super) id: i32,
+    pub(super) select: Select,
+}
+
+impl Endpoint {
+    fn refused(&self, errno: Errno, tag: i64, length: usize) -> Error {
+        match errno {
+            Errno::EINVAL if tag < 1 => Error::because(
+                Errno::EINVAL,
+                format!("messages have types from 1 up; {tag} only selects what to receive"),
+            ),
+            Errno::EINVAL if sys::stat(self.id).is_ok() => Error::because(
+                Errno::EMSGSIZE,
+                format!("the message has {length} bytes, which is more than kernel.msgmax"),
+            ),
+            errno => removed(errno),
+        }
+    }
+
+    /// Whether there is a message to be received; counts the system calls that it takes.
+    fn is_readable(&self, queue: &libc::msqid_ds, cost: &mut u32) -> bool {
+        if queue.msg_qnum == 0 || self.select.number == 0 {
+            return queue.msg_qnum > 0;
+        }
+        let mut message = Vec::new();
+        for index in 0.. {
+            *cost += 1;
+            match peek(self.id, index, &mut message) {
+                Ok(Some(tag)) if self.select.takes(tag) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                // What is wrong, the read will say.
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// Which of `events` hold now; counts the system calls that it takes.
+    fn look(&self, events: i16, cost: &mut u32) -> i16 {
+        *cost += 1;
+        let Ok(queue) = sys::stat(self.id) else {
+            return libc::POLLERR | libc::POLLHUP | events;
+        };
+        let mut ready = 0;
+        let readable = events & (libc::POLLIN | libc::POLLRDNORM);
+        if readable != 0 && self.is_readable(&queue, cost) {
+            ready |= readable;
+        }
+        let used = queue.__msg_cbytes.max(queue.msg_qnum);
+        if used < queue.msg_qbytes {
+            ready |= events & (libc::POLLOUT | libc::POLLWRNORM);
+        }
+        ready
+    }
+}
+
+fn nowait(wait: Wait) -> i32 {
+    match wait {
+        Wait::Try => libc::IPC_NOWAIT,
+        Wait::Block => 0,
+    }
+}
+
+impl Messages for Endpoint {
+    fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        sys::send(self.id, tag, data, nowait(cx.wait))
+            .map_err(|errno| self.refused(errno, tag, data.len()))?;
+        self.kind.note(self.id, SENDER, cx);
+        Ok(())
+    }
+
+    fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
+        let except = if self.select.except { libc::MSG_EXCEPT } else { 0 };
+        let flags = except | nowait(cx.wait);
+        loop {
+            let room = self.kind.room.load(Ordering::Relaxed).max(FIRST_ROOM);
+            match sys::receive(self.id, self.select.number, flags, room, message) {
+                Ok(tag) => {
+                    self.kind.note(self.id, RECEIVER, cx);
+                    message.shrink_to(2 * FIRST_ROOM);
+                    return Ok(tag);
+                }
+                Err(Errno::ENOMSG) => return fail(Errno::EAGAIN),
+                // It is still there.
+                Err(Errno::E2BIG) => self.kind.room.store(2 * room, Ordering::Relaxed),
+                Err(errno) => return Err(removed(errno)),
+            }
+        }
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        self.kind.attr(self.id).map_err(|error| removed(error.errno()))
+    }
+
+    fn longest(&self) -> Result<usize> {
+        Ok(sys::longest()?)
+    }
+
+    fn queued(&self) -> Result<u64> {
+        Ok(sys::stat(self.id).map_err(removed)?.msg_qnum)
+    }
+
+    fn poll(&self, events: i16) -> i16 {
+        self.look(events, &mut 0)
+    }
+
+    fn wait_ready(&self, events: i16) -> Result<()> {
+        let me = self.clone();
+        self.kind.watch.wait(move || {
+            let mut cost = 0;
+            let ready = me.look(events, &mut cost) != 0;
+            Look { ready, cost }
+        })
+    }
+}
+
+/// Copies message number `index` of the queue; `None` if there are not so many.
+pub(super) fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<i64>> {
+    let mut room = message.capacity().max(FIRST_ROOM);
+    loop {
+        match sys::receive(id, index, libc::MSG_COPY | libc::IPC_NOWAIT, room, message) {
+            Ok(tag) => return Ok(Some(tag)),
+            Err(Errno::ENOMSG) => return Ok(None),
+            Err(Errno::E2BIG) => room *= 2,
+            Err(Errno::ENOSYS) => {
+                return Err(Error::because(
+                    Errno::EOPNOTSUPP,
+                    "this kernel cannot copy messages (CONFIG_CHECKPOINT_RESTORE)",
+                ));
+            }
+            Err(Errno::EINVAL) if sys::stat(id).is_ok() => {
+                return Err(Error::because(
+                    Errno::EMSGSIZE,
+                    "a message is longer than kernel.msgmax is now, which the kernel does not copy",
+                ));
+            }
+            Err(errno) => return Err(removed(errno)),
+        }
+    }
+}
+
+/// The kernel says `EINVAL` of an identifier that it does not know any more.
+pub(super) fn removed(errno: Errno) -> Error {
+    if errno == Errno::EINVAL { Errno::EIDRM.into() } else { errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Select;
+
+    #[test]
+    fn what_is_selected_is_what_msgrcv_would_take() {
+        let any = Select::ANY;
+        assert!(any.takes(1) && any.takes(i64::MAX));
+        let five = Select { number: 5, except: false };
+        assert!(five.takes(5) && !five.takes(4));
+        let not_five = Select { number: 5, except: true };
+        assert!(!not_five.takes(5) && not_five.takes(4));
+        let up_to_five = Select { number: -5, except: false };
+        assert!(up_to_five.takes(1) && up_to_five.takes(5) && !up_to_five.takes(6));
+        assert!(Select { number: i64::MIN, except: false }.takes(i64::MAX));
+    }
+}
