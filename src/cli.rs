@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use fuser::MountOption;
 
-use crate::kind::Options;
+use crate::kind::{Namespace, Options};
 use crate::quota::Limits;
 
 /// Mounts every IPC mechanism of the running kernel as files.
@@ -35,6 +35,11 @@ pub struct Arguments {
     #[arg(short = 'n', short_aliases = ['s', 'v'], hide = true, action = clap::ArgAction::Count)]
     _from_mount: u8,
 
+    /// Mount the objects of another IPC namespace, a container's say: of the process PID, or by
+    /// the path of the namespace's file
+    #[arg(long, value_name = "PID|PATH")]
+    ipc_ns: Option<String>,
+
     /// What to show as the mount's source ("ipcfs" by default), and where to mount
     #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
     places: Vec<PathBuf>,
@@ -60,6 +65,7 @@ impl Arguments {
         for options in self.options.iter().cloned() {
             all.add(options);
         }
+        all.kinds.namespace = self.ipc_ns.as_deref().map(Namespace::new);
         all
     }
 }

@@ -26,6 +26,7 @@ use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt};
+use crate::kind::Namespace;
 use crate::quota::Quota;
 use crate::tree::Tree;
 use crate::{memory, monitor, notify, privilege, proc};
@@ -224,6 +225,9 @@ fn wait_until_ready(reader: OwnedFd, child: Pid) -> ExitCode {
 /// Mounts, calls `ready`, serves until it is unmounted.
 fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     let Prepared { mountpoint, source, options } = prepared;
+    if let Some(namespace) = &options.kinds.namespace {
+        enter(namespace)?;
+    }
     crate::born();
     crate::owner();
     memory::keep_small();
@@ -296,6 +300,24 @@ fn end_of_service(
             blocker.close();
             std::process::exit(0);
         }
+    })
+}
+
+/// Enters an IPC namespace, for good; before there are threads, which would stay outside.
+fn enter(namespace: &Namespace) -> Result<(), Complaint> {
+    let path = namespace.file.display();
+    let file = File::open(&namespace.file).map_err(|error| {
+        format!(
+            "the IPC namespace {path} cannot be opened: {}; is the process there?",
+            sentence(&error)
+        )
+    })?;
+    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWIPC).map_err(|errno| match errno {
+        Errno::EPERM => format!("no permission to enter the IPC namespace {path}; be root there"),
+        Errno::EINVAL => {
+            format!("{path} is no IPC namespace; give a process id or /proc/PID/ns/ipc")
+        }
+        errno => format!("the IPC namespace {path} cannot be entered: {}", errno.desc()),
     })
 }
 

@@ -552,6 +552,9 @@ impl Filesystem for Adapter {
                     return reply.refuse(|| self.asked("write", request, ino, None), &error);
                 }
             };
+            // With `O_APPEND` the kernel makes it the size, which says nothing about a message.
+            let append = file.messages && flags.0 & libc::O_APPEND != 0;
+            let offset = if append { 0 } else { offset };
             let mut done = 0;
             let outcome = file.handle.write(&cx, offset, data, &mut done);
             match outcome {

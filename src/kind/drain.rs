@@ -65,7 +65,8 @@ impl<Q: Messages> NotEmpty<Q> {
 impl<Q: Messages> Handle for NotEmpty<Q> {
     fn read(&self, cx: &Cx, _at: u64, _size: usize, _out: &mut Vec<u8>) -> Result<()> {
         loop {
-            if self.queue.poll(libc::POLLIN) != 0 {
+            // Not by poll, to which a queue that is gone is ready.
+            if self.queue.queued()? > 0 {
                 return Ok(());
             }
             if cx.wait == Wait::Try {

@@ -39,6 +39,53 @@ pub struct Options {
     pub link_dir: Option<PathBuf>,
     /// `-o fifo_dir=`: where the named pipes are kept.
     pub fifo_dir: Option<PathBuf>,
+    /// `--ipc-ns`: whose objects, if not those of the daemon's own namespaces.
+    pub namespace: Option<Namespace>,
+}
+
+impl Options {
+    /// Where the C library of the namespace keeps POSIX shared memory and semaphores
+    /// (`shm_overview(7)`).
+    fn shm_dir(&self) -> Result<PathBuf> {
+        let directory = "dev/shm";
+        match &self.namespace {
+            None => Ok(PathBuf::from("/").join(directory)),
+            Some(Namespace { root: Some(root), .. }) => Ok(root.join(directory)),
+            Some(Namespace { root: None, .. }) => Err(Error::because(
+                Errno::EOPNOTSUPP,
+                "a namespace given by a path does not say whose /dev/shm belongs to it; give \
+                 --ipc-ns the id of a process in it",
+            )),
+        }
+    }
+}
+
+/// Another IPC namespace (ipc_namespaces(7)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// The namespace's file.
+    pub file: PathBuf,
+    /// The root directory of a process in it, if one is known.
+    pub root: Option<PathBuf>,
+}
+
+impl Namespace {
+    /// By the id of a process in it, or by the path of the namespace's file.
+    pub fn new(text: &str) -> Self {
+        let process = match text.parse::<u32>() {
+            Ok(pid) => Some(format!("/proc/{pid}")),
+            Err(_) => {
+                text.strip_suffix("/ns/ipc").filter(|it| it.starts_with("/proc/")).map(Into::into)
+            }
+        };
+        match process {
+            Some(process) => Self {
+                file: PathBuf::from(format!("{process}/ns/ipc")),
+                root: Some(PathBuf::from(format!("{process}/root"))),
+            },
+            None => Self { file: PathBuf::from(text), root: None },
+        }
+    }
 }
 
 /// The permissions of a directory in which everybody may make objects and only owners may remove
@@ -215,6 +262,15 @@ impl Dir for Missing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_is_given_by_a_process_or_a_path() {
+        let by_pid = Namespace::new("12");
+        assert_eq!(by_pid.file, PathBuf::from("/proc/12/ns/ipc"));
+        assert_eq!(by_pid.root, Some(PathBuf::from("/proc/12/root")));
+        assert_eq!(Namespace::new("/proc/12/ns/ipc"), by_pid);
+        assert_eq!(Namespace::new("/run/ns/x").root, None);
+    }
 
     #[test]
     fn each_kind_has_a_directory_of_its_own() {

@@ -42,9 +42,6 @@ pub const PROFILE: Profile = Profile {
     open,
 };
 
-/// Where the C library keeps the objects (`shm_open(3)`).
-const DIRECTORY: &str = "/dev/shm";
-
 /// What the C library's semaphores begin with in the same directory (`sem_open(3)`).
 const SEMAPHORE: &[u8] = b"sem.";
 
@@ -53,11 +50,13 @@ pub struct Segments {
     dir: FsDir,
 }
 
-fn open(_: &Options) -> Result<Arc<dyn Kind>> {
-    let dir = FsDir::at(DIRECTORY.as_ref()).map_err(|error| {
+fn open(options: &Options) -> Result<Arc<dyn Kind>> {
+    let directory = options.shm_dir()?;
+    let dir = FsDir::at(&directory).map_err(|error| {
+        let directory = directory.display();
         let reason = format!(
-            "no POSIX shared memory: {DIRECTORY}: {}; as root: mkdir -p {DIRECTORY} && mount -t \
-             tmpfs -o mode=1777 tmpfs {DIRECTORY}",
+            "no POSIX shared memory: {directory}: {}; as root: mkdir -p {directory} && mount -t \
+             tmpfs -o mode=1777 tmpfs {directory}",
             error.errno().desc()
         );
         Error::because(error.errno(), reason)

@@ -231,6 +231,8 @@ impl Tree {
         }
         match dir.create(cx.caller, name, mode) {
             Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
+                // What has the name and is not shown, a link in /dev/shm say, stays in the way.
+                dir.find(name).map_err(|_| error)?;
                 return fail(Errno::ESTALE);
             }
             done => done?,

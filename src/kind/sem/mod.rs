@@ -60,9 +60,6 @@ pub const PROFILE: Profile = Profile {
     open,
 };
 
-/// Where the C library keeps them (`sem_overview(7)`).
-const DIRECTORY: &str = "/dev/shm";
-
 /// What the C library puts before a semaphore's name.
 const PREFIX: &[u8] = b"sem.";
 
@@ -73,12 +70,14 @@ struct Semaphores {
     in_use: Shared<u64, Live>,
 }
 
-fn open(_options: &Options) -> Result<Arc<dyn Kind>> {
+fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     word::check_library()?;
-    let dir = FsDir::at(DIRECTORY.as_ref()).map_err(|error| {
+    let directory = options.shm_dir()?;
+    let dir = FsDir::at(&directory).map_err(|error| {
+        let directory = directory.display();
         let reason = format!(
-            "no semaphores: {DIRECTORY}: {}; as root: mkdir -p {DIRECTORY} && mount -t tmpfs -o \
-             mode=1777 tmpfs {DIRECTORY}",
+            "no semaphores: {directory}: {}; as root: mkdir -p {directory} && mount -t tmpfs -o \
+             mode=1777 tmpfs {directory}",
             error.errno().desc()
         );
         Error::because(error.errno(), reason)
@@ -153,7 +152,7 @@ impl Kind for Semaphores {
             Err(error) if error.errno() == Errno::EEXIST && self.pin(name).is_err() => {
                 Err(Error::because(
                     Errno::EACCES,
-                    format!("{DIRECTORY} has something of that name that is no semaphore's file"),
+                    "/dev/shm has something of that name that is no semaphore's file",
                 ))
             }
             done => done,
