@@ -71,7 +71,9 @@ impl Flight {
         self.state.load(Ordering::SeqCst) == Self::DONE
     }
 
-    fn finish(&self) {
+    /// To be called when the request has been answered and there is still something to do: it
+    /// cannot be cancelled any more.
+    pub fn finish(&self) {
         self.state.store(Self::DONE, Ordering::SeqCst);
     }
 
@@ -197,7 +199,28 @@ impl Blocker {
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
         let share = errand.map(|errand| self.quota.take(errand.uid)).transpose()?;
-        let flight = Arc::new(Flight { errand, _share: share, ..Flight::default() });
+        self.start(id, Flight { errand, _share: share, ..Flight::default() }, work)
+    }
+
+    /// As [`Blocker::submit`], for what may wait long although no request does: it counts as one of
+    /// the user's that wait.
+    pub fn submit_for(
+        self: &Arc<Self>,
+        uid: u32,
+        id: u64,
+        work: impl FnOnce(&Flight) + Send + 'static,
+    ) -> Result<()> {
+        let share = Some(self.quota.take(uid)?);
+        self.start(id, Flight { _share: share, ..Flight::default() }, work)
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        id: u64,
+        flight: Flight,
+        work: impl FnOnce(&Flight) + Send + 'static,
+    ) -> Result<()> {
+        let flight = Arc::new(flight);
         let job = Job { id, flight: Arc::clone(&flight), work: Box::new(work) };
         {
             let mut state = self.state.lock();

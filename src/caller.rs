@@ -83,6 +83,10 @@ struct Acting {
 
 impl Acting {
     fn begin(caller: Caller) -> Result<Self> {
+        if caller.uid == u32::MAX || caller.gid == u32::MAX {
+            // To setresuid(2) that is no id, and the work would be done as root.
+            return Err(Errno::EOVERFLOW.into());
+        }
         if !privileged() || (caller.uid == 0 && caller.gid == 0) {
             return Ok(Self { changed: false });
         }
@@ -112,7 +116,8 @@ impl Drop for Acting {
 #[allow(unsafe_code)]
 mod sys {
     //! By raw system call: the libc wrappers change every thread of the process.
-    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::ForkResult;
 
     use super::Caller;
@@ -125,8 +130,10 @@ mod sys {
         // SAFETY: the child makes system calls only and ends by _exit.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Parent { child } => loop {
-                match waitpid(child, None) {
+                match waitpid(child, Some(WaitPidFlag::WUNTRACED)) {
                     Err(Errno::EINTR) => {}
+                    // Its ids are the caller's, who may stop it; nobody waits for that.
+                    Ok(WaitStatus::Stopped(..)) => kill(child, Signal::SIGKILL)?,
                     Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
                     Ok(WaitStatus::Exited(_, errno)) => return Err(Errno::from_raw(errno)),
                     Ok(_) => return Err(Errno::EIO),
@@ -134,6 +141,9 @@ mod sys {
                 }
             },
             ForkResult::Child => {
+                // What the daemon has open must not live on in a process that the caller may stop.
+                // SAFETY: takes integers; nothing in this process uses a descriptor any more.
+                unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
                 let done = become_caller(caller).and_then(|()| work());
                 let status = done.map_or_else(|errno| errno as i32, |()| 0);
                 // SAFETY: _exit may be called at any time.
@@ -148,7 +158,8 @@ mod sys {
         // SAFETY: integers, and a struct that outlives the calls; null is allowed for either limit.
         unsafe {
             Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+            // Root's id stays as the saved one: the daemon may kill it, the caller not trace it.
+            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, 0))?;
             let mut limit: libc::rlimit64 = std::mem::zeroed();
             let none = std::ptr::null::<libc::rlimit64>();
             let resource = libc::RLIMIT_MSGQUEUE;

@@ -252,6 +252,11 @@ pub trait Dir: Send + Sync {
         FileType::Regular
     }
 
+    /// Whether making an object for somebody else takes so long that a worker has to do it.
+    fn makes_slowly(&self) -> bool {
+        false
+    }
+
     /// Makes an object with default attributes, owned by the caller. `EEXIST` if there is one.
     fn create(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
         fail(Errno::EPERM)

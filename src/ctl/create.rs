@@ -24,7 +24,7 @@ use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{Attributes, Profile};
-use crate::vfs::{Attr, Change, Cx, Handle, How, Io, Object, Opened};
+use crate::vfs::{Attr, Change, Cx, Handle, How, Io, Object, Opened, Wait};
 
 /// What is shorter than this is written on purpose (`PIPE_BUF`).
 const BUFFER: usize = 4096;
@@ -80,6 +80,10 @@ struct State {
 
 impl Handle for Open {
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        if cx.wait == Wait::Try {
+            // There may be thousands of lines.
+            return Err(Error::deferred());
+        }
         let mut state = self.state.lock();
         while *done < data.len() {
             let rest = &data[*done..];
@@ -104,7 +108,10 @@ impl Handle for Open {
         Some(!self.state.lock().begun.is_empty())
     }
 
-    fn finish(&self, _cx: &Cx) -> Result<()> {
+    fn finish(&self, cx: &Cx) -> Result<()> {
+        if cx.wait == Wait::Try && !self.state.lock().begun.is_empty() {
+            return Err(Error::deferred());
+        }
         let mut state = self.state.lock();
         let line = std::mem::take(&mut state.begun);
         make(&self.kinds, self.opener, &line).map_err(|error| at_line(state.lines + 1, &error))
@@ -268,7 +275,7 @@ mod tests {
     }
 
     fn write(open: &Open, text: &str) -> (usize, Option<Error>) {
-        let cx = Cx { caller: ME, wait: Wait::Try, nonblock: false };
+        let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         let mut done = 0;
         let outcome = open.write(&cx, 0, text.as_bytes(), &mut done);
         (done, outcome.err())
@@ -333,7 +340,7 @@ mod tests {
         }
         let expected: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
         assert_eq!(names(&fake), expected);
-        let cx = Cx { caller: ME, wait: Wait::Try, nonblock: false };
+        let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         write(&open, &format!("#{}\nmq/last", "x".repeat(5000)));
         assert_eq!(open.finishes(), Some(true));
         open.finish(&cx).unwrap();

@@ -331,12 +331,26 @@ impl Filesystem for Adapter {
             libc::S_IFIFO => FileType::Fifo,
             _ => return reply.error(fuser::Errno::EPERM),
         };
-        let make = || {
-            let (parent, name) = (NodeId(parent.0), name.as_bytes());
-            self.tree.make(caller(request), parent, name, file_type, mode & 0o7777)
+        let cx = try_cx(request, 0);
+        let make = move |cx: &Cx, name: &[u8], tree: &Tree| {
+            tree.make(cx, NodeId(parent.0), name, file_type, mode & 0o7777)
         };
-        safely(|| match make() {
+        safely(|| match make(&cx, name.as_bytes(), &self.tree) {
             Ok(entry) => Self::entry_reply(reply, &entry),
+            Err(error) if error.is_deferred() => {
+                let cx = Cx { wait: Wait::Block, ..cx };
+                let asked = self.asked("make", request, parent, Some(name));
+                let (tree, name) = (Arc::clone(&self.tree), name.as_bytes().to_vec());
+                let late = Late::new(reply);
+                let _ = self.blocker.submit(request.unique().0, move |flight| {
+                    let outcome = flight.until_cancelled(|| make(&cx, &name, &tree));
+                    let Some(reply) = late.take() else { return };
+                    match outcome {
+                        Ok(entry) => Self::entry_reply(reply, &entry),
+                        Err(error) => reply.refuse(|| asked, &error),
+                    }
+                });
+            }
             Err(error) => {
                 reply.refuse(|| self.asked("make", request, parent, Some(name)), &error);
             }
@@ -464,10 +478,24 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let cx = try_cx(request, flags);
-        let create =
-            || self.tree.create(&cx, NodeId(parent.0), name.as_bytes(), mode & 0o7777, flags);
-        safely(|| match create() {
+        let create = move |cx: &Cx, name: &[u8], tree: &Tree| {
+            tree.create(cx, NodeId(parent.0), name, mode & 0o7777, flags)
+        };
+        safely(|| match create(&cx, name.as_bytes(), &self.tree) {
             Ok((entry, opening)) => self.create_reply(reply, &entry, &opening),
+            Err(error) if error.is_deferred() => {
+                let cx = Cx { wait: Wait::Block, ..cx };
+                let asked = self.asked("create", request, parent, Some(name));
+                let (me, name, late) = (self.clone(), name.as_bytes().to_vec(), Late::new(reply));
+                let _ = self.blocker.submit(request.unique().0, move |flight| {
+                    let outcome = flight.until_cancelled(|| create(&cx, &name, &me.tree));
+                    let Some(reply) = late.take() else { return };
+                    match outcome {
+                        Ok((entry, opening)) => me.create_reply(reply, &entry, &opening),
+                        Err(error) => reply.refuse(|| asked, &error),
+                    }
+                });
+            }
             Err(error) => {
                 reply.refuse(|| self.asked("create", request, parent, Some(name)), &error);
             }
@@ -516,8 +544,10 @@ impl Filesystem for Adapter {
                         match outcome {
                             Err(error) if out.is_empty() => reply.refuse(|| asked, &error),
                             _ if flight.cancelled().is_some() && cx.caller.is_dying() => {
-                                file.handle.unread(&out);
+                                // Answered first: giving back may have to wait for room.
                                 reply.error(fuser::Errno::EINTR);
+                                flight.finish();
+                                file.handle.unread(&out);
                             }
                             _ => reply.data(&out),
                         }
@@ -624,14 +654,17 @@ impl Filesystem for Adapter {
                     match file.handle.finish(&cx) {
                         Err(error) if error.would_block() => {
                             let cx = Cx { wait: Wait::Block, ..cx };
-                            let (id, asked, handle) =
-                                (self.blocker.internal_id(), closed(), Arc::clone(&file.handle));
-                            let _ = self.blocker.submit(id, move |flight| {
-                                let finished = flight.until_cancelled(|| handle.finish(&cx));
-                                if let Err(error) = finished {
+                            let (id, asked) = (self.blocker.internal_id(), closed());
+                            let (uid, unfinished) = (file.opener.uid, Arc::clone(&file));
+                            let submitted = self.blocker.submit_for(uid, id, move |flight| {
+                                let finish = || unfinished.handle.finish(&cx);
+                                if let Err(error) = flight.until_cancelled(finish) {
                                     lost(|| asked, &error);
                                 }
                             });
+                            if let Err(error) = submitted {
+                                lost(closed, &error);
+                            }
                         }
                         Err(error) => lost(closed, &error),
                         Ok(()) => {}
@@ -787,7 +820,8 @@ impl Filesystem for Adapter {
                 let events = events.bits() as i16;
                 let ready = file.handle.poll(events);
                 if ready == 0 && flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
-                    self.polls.watch(Fh(fh.0), Arc::clone(&file.handle), notifier, events);
+                    let (uid, handle) = (file.opener.uid, Arc::clone(&file.handle));
+                    self.polls.watch(uid, Fh(fh.0), handle, notifier, events);
                 }
                 reply.poll(PollEvents::from_bits_retain(u32::from(ready as u16)));
             }

@@ -31,9 +31,10 @@ impl Polls {
         Self { blocker, watches: Mutex::default() }
     }
 
-    /// Tells `notifier` once one of `events` may hold.
+    /// Tells `notifier` once one of `events` may hold; counts as a waiting request of `uid`.
     pub(super) fn watch(
         self: &Arc<Self>,
+        uid: u32,
         fh: Fh,
         handle: Arc<dyn Handle>,
         notifier: PollNotifier,
@@ -52,7 +53,7 @@ impl Polls {
         watches.insert(fh, Watch { notifier, events, job });
         drop(watches);
         let me = Arc::clone(self);
-        let submitted = self.blocker.submit(job, move |flight| {
+        let submitted = self.blocker.submit_for(uid, job, move |flight| {
             // Told in any case but a cancellation: what went wrong, the next call will say.
             let outcome = flight.until_cancelled(|| handle.wait_ready(events));
             if outcome.is_ok() || flight.cancelled().is_none() {

@@ -163,8 +163,10 @@ impl Reader {
     }
 
     /// Takes back the last read, if it has begun a message: returns that message.
-    fn take_back(&mut self, bytes: usize) -> Option<Taken> {
-        if self.position != self.start + bytes as u64 {
+    fn take_back(&mut self, bytes: &[u8]) -> Option<Taken> {
+        // Those who share the file may have read on since.
+        let is_last = self.position == self.start + bytes.len() as u64;
+        if !is_last || !self.current.starts_with(bytes) {
             return None;
         }
         self.position = self.start;
@@ -196,7 +198,7 @@ impl<Q: Messages> Handle for MessageFile<Q> {
     }
 
     fn unread(&self, bytes: &[u8]) {
-        let taken = self.reader.lock().take_back(bytes.len());
+        let taken = self.reader.lock().take_back(bytes);
         if let Some(taken) = taken {
             give_back(&self.queue, taken.tag, &taken.data);
         }

@@ -23,7 +23,9 @@ use crate::escape;
 use crate::kind::{self, KINDS, Options};
 use crate::monitor::Mounted;
 use crate::quota::Quota;
-use crate::vfs::{Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId};
+use crate::vfs::{
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId, Wait,
+};
 
 /// The longest name, as everywhere (`NAME_MAX`); the FUSE protocol itself would let 1024 through.
 const NAME_MAX: usize = 255;
@@ -172,7 +174,7 @@ impl Tree {
     /// Makes an object, a named pipe (mknod(2)) and counts the look-up of it.
     pub fn make(
         &self,
-        caller: Caller,
+        cx: &Cx,
         parent: NodeId,
         name: &[u8],
         file_type: FileType,
@@ -180,11 +182,12 @@ impl Tree {
     ) -> Result<Entry> {
         let dir = self.dir(parent)?;
         check_name(name)?;
+        may_take_time(cx, &*dir)?;
         match file_type {
             FileType::Regular if dir.makes() == FileType::Regular => {
-                dir.create(caller, name, mode)?;
+                dir.create(cx.caller, name, mode)?;
             }
-            FileType::Fifo => dir.make_fifo(caller, name, mode)?,
+            FileType::Fifo => dir.make_fifo(cx.caller, name, mode)?,
             _ => return fail(Errno::EPERM),
         }
         let attr = dir.find(name)?;
@@ -229,6 +232,7 @@ impl Tree {
                 "a pipe is made by mkfifo, or without O_EXCL",
             ));
         }
+        may_take_time(cx, &*dir)?;
         match dir.create(cx.caller, name, mode) {
             Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
                 // What has the name and is not shown, a link in /dev/shm say, stays in the way.
@@ -241,6 +245,10 @@ impl Tree {
             return fail(Errno::ESTALE);
         }
         let attr = dir.find(name)?;
+        if attr.uid != cx.caller.uid && crate::caller::privileged() {
+            // Not what has just been made: somebody has put theirs in its place.
+            return fail(Errno::ESTALE);
+        }
         let entry = self.enter(parent, dir, name, attr)?;
         match self.open_as(cx, entry.found.id, flags, true) {
             Ok(opening) => Ok((entry, opening)),
@@ -293,7 +301,7 @@ impl Tree {
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
         let other = self.nodes.opened(id);
-        self.nodes.begin_open(id, fh, how.write)?;
+        self.nodes.begin_open(id, fh, how.write, cx.caller.pid)?;
         let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
         let opened = match object.open(cx, &how) {
             Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),
@@ -387,6 +395,15 @@ impl Tree {
         parts.reverse();
         parts.join("/")
     }
+}
+
+/// Leaves to a worker what is made slowly.
+fn may_take_time(cx: &Cx, dir: &dyn Dir) -> Result<()> {
+    let for_another = crate::caller::privileged() && cx.caller.uid != 0;
+    if cx.wait == Wait::Try && for_another && dir.makes_slowly() {
+        return Err(Error::deferred());
+    }
+    Ok(())
 }
 
 fn check_name(name: &[u8]) -> Result<()> {

@@ -45,8 +45,23 @@ struct Ids {
     ino: u64,
 }
 
+/// As many contests are kept without looking which are over.
+const FEW_CONTESTS: usize = 64;
 /// Room for as many ids is kept however few there are.
 const LARGE: usize = 2048;
+
+/// A writer that has been sent away.
+struct Contest {
+    since: Instant,
+    /// By which id it came, and which thread it was.
+    refused: (NodeId, u32),
+}
+
+impl Contest {
+    fn is_recent(&self) -> bool {
+        self.since.elapsed() < CONTEST
+    }
+}
 
 /// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
 /// once, and must not meet the next writer then.
@@ -83,7 +98,7 @@ struct Table {
     places: HashMap<Place, Ids>,
     /// Objects of which a writer has been sent away lately, and when. Not part of [`Ids`], which
     /// the kernel may forget before that writer comes back.
-    contests: HashMap<Place, Instant>,
+    contests: HashMap<Place, Contest>,
     next: u64,
 }
 
@@ -187,15 +202,23 @@ impl Nodes {
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
     /// already: the kernel then looks up once more and gets an id of its own.
-    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool) -> Result<()> {
+    /// The thread `pid` is let in nevertheless when it comes with the same id again.
+    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool, pid: u32) -> Result<()> {
         let mut table = self.table.lock();
         let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
         let place = entry.node.place();
         if write && entry.children == Children::PerWriter && entry.writers > 0 {
-            table.contests.retain(|_, since| since.elapsed() < CONTEST);
-            table.contests.insert(place, Instant::now());
-            return fail(Errno::ESTALE);
+            let known = table.contests.get(&place).filter(|contest| contest.is_recent());
+            // Who comes back with the same id has not looked the name up again: it goes by an open
+            // file (/dev/stdout, /proc/self/fd/N). Then it shares the id, and its lock.
+            if known.is_none_or(|contest| contest.refused != (id, pid)) {
+                if table.contests.len() > FEW_CONTESTS {
+                    table.contests.retain(|_, contest| contest.is_recent());
+                }
+                table.contests.insert(place, Contest { since: Instant::now(), refused: (id, pid) });
+                return fail(Errno::ESTALE);
+            }
         }
         entry.opens.push(fh);
         entry.writers += u32::from(write);
@@ -287,8 +310,7 @@ impl Node {
 impl Table {
     /// Whether look-ups of an object get ids of their own because of a contest.
     fn is_contested(&self, place: &Place) -> bool {
-        !self.contests.is_empty()
-            && self.contests.get(place).is_some_and(|since| since.elapsed() < CONTEST)
+        !self.contests.is_empty() && self.contests.get(place).is_some_and(Contest::is_recent)
     }
 
     fn insert(&mut self, node: Node, children: Children, place: Place, shared: bool) -> NodeId {
@@ -380,7 +402,7 @@ mod tests {
         let nodes = nodes();
         let first = look_up(&nodes, "a", 7).id;
         assert_eq!(look_up(&nodes, "a", 7).id, first);
-        nodes.begin_open(first, Fh(1), true).unwrap();
+        nodes.begin_open(first, Fh(1), true, 7).unwrap();
         let own = look_up(&nodes, "a", 7);
         assert_ne!(own.id, first);
         assert!(!own.settled);
@@ -394,14 +416,14 @@ mod tests {
     fn an_id_of_its_own_is_shared_once_it_has_been_closed() {
         let nodes = nodes();
         let first = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(first, Fh(1), true).unwrap();
+        nodes.begin_open(first, Fh(1), true, 7).unwrap();
         let own = look_up(&nodes, "a", 7).id;
         let another = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(own, Fh(2), true).unwrap();
+        nodes.begin_open(own, Fh(2), true, 7).unwrap();
         nodes.end_open(own, Fh(2), true);
         assert_eq!(look_up(&nodes, "a", 7).id, own);
         assert_eq!(nodes.ino(first), own.0);
-        nodes.begin_open(another, Fh(3), true).unwrap();
+        nodes.begin_open(another, Fh(3), true, 7).unwrap();
         nodes.end_open(another, Fh(3), true);
         assert_eq!(look_up(&nodes, "a", 7).id, own, "there is one to share already");
         nodes.end_open(first, Fh(1), true);
@@ -417,11 +439,14 @@ mod tests {
     fn a_second_writer_of_an_id_is_sent_to_look_up_again() {
         let nodes = nodes();
         let id = look_up(&nodes, "a", 7).id;
-        nodes.begin_open(id, Fh(1), true).unwrap();
-        assert_eq!(nodes.begin_open(id, Fh(1), true).unwrap_err().errno(), Errno::ESTALE);
+        nodes.begin_open(id, Fh(1), true, 7).unwrap();
+        assert_eq!(nodes.begin_open(id, Fh(1), true, 7).unwrap_err().errno(), Errno::ESTALE);
+        nodes.begin_open(id, Fh(2), true, 7).unwrap();
+        nodes.end_open(id, Fh(2), true);
+        assert_eq!(nodes.begin_open(id, Fh(2), true, 8).unwrap_err().errno(), Errno::ESTALE);
         nodes.end_open(id, Fh(1), true);
         assert_ne!(look_up(&nodes, "a", 7).id, id, "nobody else is to be sent away");
-        nodes.begin_open(id, Fh(1), true).unwrap();
+        nodes.begin_open(id, Fh(1), true, 7).unwrap();
     }
 
     #[test]

@@ -198,6 +198,11 @@ impl Dir for Queues {
         Ok(entries)
     }
 
+    fn makes_slowly(&self) -> bool {
+        // By a process.
+        true
+    }
+
     fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
         self.make(caller, name, mode, &Attributes::default())
     }

@@ -40,10 +40,8 @@ impl Actors {
         if pid != std::process::id() as i32 {
             return pid;
         }
-        match self.0.lock().last.get(&(id, what)) {
-            Some(actor) => process_of(*actor) as i32,
-            None => pid,
-        }
+        let actor = self.0.lock().last.get(&(id, what)).copied();
+        actor.map_or(pid, |actor| process_of(actor) as i32)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Family;
 use super::msg::{Queues, RECEIVER, SENDER, sys};
 use super::watch::Look;
+use super::{Family, Origin};
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::message::Messages;
 use crate::vfs::{Attr, Cx, Wait};
@@ -40,10 +40,20 @@ const FIRST_ROOM: usize = 8192;
 pub(super) struct Endpoint {
     pub(super) kind: Arc<Queues>,
     pub(super) id: i32,
+    pub(super) origin: Option<Origin>,
     pub(super) select: Select,
 }
 
 impl Endpoint {
+    /// The queue as it is; `EIDRM` if it is gone, or the identifier is another's by now.
+    fn stat(&self) -> Result<libc::msqid_ds> {
+        let queue = sys::stat(self.id).map_err(removed)?;
+        match self.origin {
+            Some(origin) => origin.check(&queue.msg_perm).map(|()| queue),
+            None => fail(Errno::EIDRM),
+        }
+    }
+
     fn refused(&self, errno: Errno, tag: i64, length: usize) -> Error {
         match errno {
             Errno::EINVAL if tag < 1 => Error::because(
@@ -64,7 +74,9 @@ impl Endpoint {
             return queue.msg_qnum > 0;
         }
         let mut message = Vec::new();
-        for index in 0.. {
+        // Looking at the messages one by one takes longer the further they are: beyond some, the
+        // read has to find out.
+        for index in 0..LOOKED_AT {
             *cost += 1;
             match peek(self.id, index, &mut message) {
                 Ok(Some(tag)) if self.select.takes(tag) => return true,
@@ -74,13 +86,13 @@ impl Endpoint {
                 Err(_) => return true,
             }
         }
-        false
+        true
     }
 
     /// Which of `events` hold now; counts the system calls that it takes.
     fn look(&self, events: i16, cost: &mut u32) -> i16 {
         *cost += 1;
-        let Ok(queue) = sys::stat(self.id) else {
+        let Ok(queue) = self.stat() else {
             return libc::POLLERR | libc::POLLHUP | events;
         };
         let mut ready = 0;
@@ -96,6 +108,9 @@ impl Endpoint {
     }
 }
 
+/// How many messages poll looks at for one that would be selected.
+const LOOKED_AT: i64 = 64;
+
 fn nowait(wait: Wait) -> i32 {
     match wait {
         Wait::Try => libc::IPC_NOWAIT,
@@ -105,6 +120,7 @@ fn nowait(wait: Wait) -> i32 {
 
 impl Messages for Endpoint {
     fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        self.stat()?;
         sys::send(self.id, tag, data, nowait(cx.wait))
             .map_err(|errno| self.refused(errno, tag, data.len()))?;
         self.kind.note(self.id, SENDER, cx);
@@ -114,6 +130,7 @@ impl Messages for Endpoint {
     fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
         let except = if self.select.except { libc::MSG_EXCEPT } else { 0 };
         let flags = except | nowait(cx.wait);
+        self.stat()?;
         loop {
             let room = self.kind.room.load(Ordering::Relaxed).max(FIRST_ROOM);
             match sys::receive(self.id, self.select.number, flags, room, message) {
@@ -139,7 +156,7 @@ impl Messages for Endpoint {
     }
 
     fn queued(&self) -> Result<u64> {
-        Ok(sys::stat(self.id).map_err(removed)?.msg_qnum)
+        Ok(self.stat()?.msg_qnum)
     }
 
     fn poll(&self, events: i16) -> i16 {

@@ -21,18 +21,44 @@
 //! and the segment may still change.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::shm::{PAGE, SegmentFile, Segments, change_segment, check_size, segment_attr, sys};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, Cx, Handle};
+use crate::vfs::{Attr, Change, Cx, Handle, Wait};
 
 /// What may be a piece of something larger: `cat` writes twice as much, `cp` and `dd bs=1M` more.
 const PIECE: usize = 64 << 10;
 /// The most that is gathered: it is kept in memory, and copied in one go.
 const GATHERED: usize = 64 << 20;
+
+/// What is gathered by all open files together: it is the daemon's memory, charged to nobody.
+static TOGETHER: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that are being gathered, counted in [`TOGETHER`] as long as this lives.
+#[derive(Default)]
+struct Gathered(Vec<u8>);
+
+impl Gathered {
+    /// Takes more; `false` if there is too much of all together.
+    fn extend(&mut self, data: &[u8]) -> bool {
+        if TOGETHER.fetch_add(data.len(), Ordering::Relaxed) + data.len() > GATHERED {
+            TOGETHER.fetch_sub(data.len(), Ordering::Relaxed);
+            return false;
+        }
+        self.0.extend_from_slice(data);
+        true
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        TOGETHER.fetch_sub(self.0.len(), Ordering::Relaxed);
+    }
+}
 
 /// A segment that has just been made, open.
 pub(super) struct Fresh {
@@ -45,7 +71,7 @@ enum State {
     /// Nothing has happened yet: the segment of one page.
     Page(i32),
     /// This much has come, and there may be more.
-    Gathering(i32, Vec<u8>),
+    Gathering(i32, Gathered),
     /// The segment has its size.
     Sized(Arc<SegmentFile>),
 }
@@ -60,19 +86,19 @@ impl Fresh {
     fn sized(&self, state: &mut State, size: Option<u64>) -> Result<Arc<SegmentFile>> {
         let (id, gathered) = match state {
             State::Sized(file) => return Ok(Arc::clone(file)),
-            State::Page(id) => (*id, Vec::new()),
+            State::Page(id) => (*id, Gathered::default()),
             State::Gathering(id, gathered) => (*id, std::mem::take(gathered)),
         };
         *state = State::Page(id);
-        let wanted = match gathered.len() as u64 {
+        let wanted = match gathered.0.len() as u64 {
             0 => size.unwrap_or(PAGE),
-            length => length,
+            length => length.max(size.unwrap_or(0)),
         };
         let id = if wanted == PAGE { id } else { self.replace(id, wanted)? };
         *state = State::Page(id);
         let file = Arc::new(SegmentFile::open(&self.kind, id, self.caller, true)?);
         *state = State::Sized(Arc::clone(&file));
-        write_all(&file, 0, &gathered)?;
+        write_all(&file, 0, &gathered.0)?;
         Ok(file)
     }
 
@@ -105,7 +131,7 @@ impl Fresh {
     fn gather(&self, state: &mut State, at: u64, data: &[u8]) -> Result<bool> {
         let (id, length) = match state {
             State::Page(id) => (*id, 0),
-            State::Gathering(id, gathered) => (*id, gathered.len()),
+            State::Gathering(id, gathered) => (*id, gathered.0.len()),
             State::Sized(_) => return Ok(false),
         };
         let together = length + data.len();
@@ -113,9 +139,18 @@ impl Fresh {
         if at != length as u64 || (length == 0 && !goes_on) || together as u64 > sys::longest() {
             return Ok(false);
         }
-        match state {
-            State::Gathering(_, gathered) => gathered.extend_from_slice(data),
-            _ => *state = State::Gathering(id, data.to_vec()),
+        let taken = match state {
+            State::Gathering(_, gathered) => gathered.extend(data),
+            _ => {
+                let mut gathered = Gathered::default();
+                let taken = gathered.extend(data);
+                *state = State::Gathering(id, gathered);
+                taken
+            }
+        };
+        if !taken {
+            // The segment is to be as large as what has come so far and this.
+            return Ok(false);
         }
         if !goes_on {
             self.sized(state, None)?;
@@ -136,7 +171,7 @@ impl Handle for Fresh {
         let (id, size) = match &*state {
             State::Sized(file) => return file.attr(),
             State::Page(id) => (*id, PAGE),
-            State::Gathering(id, gathered) => (*id, gathered.len() as u64),
+            State::Gathering(id, gathered) => (*id, gathered.0.len() as u64),
         };
         let attr = sys::stat(id).map(|segment| Attr { size, ..segment_attr(&segment, id) });
         Some(attr.map_err(Error::new))
@@ -190,9 +225,11 @@ impl Handle for Fresh {
         Some(matches!(*self.state.lock(), State::Gathering(..)))
     }
 
-    fn finish(&self, _cx: &Cx) -> Result<()> {
+    fn finish(&self, cx: &Cx) -> Result<()> {
         let mut state = self.state.lock();
         match *state {
+            // There may be much to copy.
+            State::Gathering(..) if cx.wait == Wait::Try => Err(Error::deferred()),
             State::Gathering(..) => self.sized(&mut state, None).map(drop),
             _ => Ok(()),
         }

@@ -44,7 +44,7 @@ use std::time::SystemTime;
 
 use self::links::Links;
 use super::fsdir::time;
-use super::{Attributes, Kind, Limit, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, shared_mode};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -223,8 +223,7 @@ fn absent(error: Error) -> Error {
 
 impl<F: Family> Dir for Objects<F> {
     fn attr(&self) -> Result<Attr> {
-        // Without the sticky bit: who may remove an object, IPC_RMID decides.
-        Ok(Attr::directory(0, 0o777))
+        Ok(Attr::directory(0, shared_mode()))
     }
 
     fn children(&self) -> Children {
@@ -363,6 +362,30 @@ pub fn change_perm(
     perm.uid = change.uid.unwrap_or(perm.uid);
     perm.gid = change.gid.unwrap_or(perm.gid);
     caller.act(|| set(perm))
+}
+
+/// Who made an object, and with which key: what an open file remembers beside the identifier.
+///
+/// The identifier's sequence number wraps around after some millions of objects (ipc/util.c), which
+/// takes seconds. Without this, whoever kept a file of a removed object open could get at somebody
+/// else's of the same identifier, since the daemon may use all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    key: libc::key_t,
+    cuid: u32,
+    cgid: u32,
+}
+
+impl Origin {
+    /// The origin of the object with these permissions.
+    pub(super) fn of(perm: &libc::ipc_perm) -> Self {
+        Self { key: perm.__key, cuid: perm.cuid, cgid: perm.cgid }
+    }
+
+    /// `EIDRM` if the object that has the identifier now is another one.
+    pub(super) fn check(self, perm: &libc::ipc_perm) -> Result<()> {
+        if Self::of(perm) == self { Ok(()) } else { fail(Errno::EIDRM) }
+    }
 }
 
 #[cfg(test)]

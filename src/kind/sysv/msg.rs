@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicUsize;
 use super::actors::Actors;
 use super::endpoint::{Endpoint, Select, peek};
 use super::watch::Watch;
-use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Origin, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -134,7 +134,8 @@ struct Queue {
 
 impl Queue {
     fn messages(&self, select: Select) -> Endpoint {
-        Endpoint { kind: Arc::clone(&self.kind), id: self.id, select }
+        let origin = sys::stat(self.id).ok().map(|queue| Origin::of(&queue.msg_perm));
+        Endpoint { kind: Arc::clone(&self.kind), id: self.id, origin, select }
     }
 
     /// Opens the queue to send with `tag` and to receive what `select` says.

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 
 use self::grammar::{Operation, Step};
 use super::actors::Actors;
-use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Origin, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -114,6 +114,16 @@ fn removed(id: i32, errno: Errno) -> Error {
     }
 }
 
+fn origin(id: i32) -> Option<Origin> {
+    sys::stat(id).ok().map(|set| Origin::of(&set.sem_perm))
+}
+
+/// `EIDRM` if the set that was opened is gone, or its identifier is another's by now.
+fn check(id: i32, origin: Option<Origin>) -> Result<()> {
+    let set = sys::stat(id).map_err(|errno| removed(id, errno))?;
+    origin.map_or(fail(Errno::EIDRM), |origin| origin.check(&set.sem_perm))
+}
+
 /// How many semaphores a set has.
 fn count(id: i32) -> Result<usize> {
     let set = sys::stat(id).map_err(|errno| removed(id, errno))?;
@@ -186,6 +196,7 @@ impl Set {
         let handle = OpenSet {
             kind: Arc::clone(&self.kind),
             id: self.id,
+            origin: origin(self.id),
             patient,
             seekable: !how.write,
             text: Mutex::default(),
@@ -198,7 +209,8 @@ impl Set {
         match u16::try_from(index) {
             Ok(index) if usize::from(index) < count(self.id)? => {
                 let holds = self.kind.units.get_or((self.id, index), Holds::default(), |_| true);
-                Ok(Arc::new(Unit { kind: Arc::clone(&self.kind), id: self.id, index, holds }))
+                let (kind, origin) = (Arc::clone(&self.kind), origin(self.id));
+                Ok(Arc::new(Unit { kind, id: self.id, origin, index, holds }))
             }
             _ => fail(Errno::EFBIG),
         }
@@ -286,13 +298,13 @@ const CONTROLS: &[Control<Set>] = &[
         name: "status",
         access: Access::Read,
         about: "what is known of the set and, in the order of their indices, of its semaphores",
-        serve: Serve::Sh(Set::status),
+        serve: Serve::Slow(|set, _| Ok(set.status()?.sh())),
     },
     Control {
         name: "status.json",
         access: Access::Read,
         about: "the same as JSON",
-        serve: Serve::Json(Set::status),
+        serve: Serve::Slow(|set, _| Ok(control::json_text(&set.status()?.json()))),
     },
     control::users(),
     control::waiters(),
@@ -329,12 +341,14 @@ const CONTROLS: &[Control<Set>] = &[
 struct Unit {
     kind: Arc<Sets>,
     id: i32,
+    origin: Option<Origin>,
     index: u16,
     holds: Arc<Holds>,
 }
 
 impl Unit {
     fn add(&self, change: i16, caller: Caller, wait: Wait) -> Result<()> {
+        check(self.id, self.origin)?;
         self.kind.operate(self.id, &[Step { index: self.index, change }], caller, wait)
     }
 }
@@ -359,6 +373,7 @@ impl Lock for Unit {
 struct OpenSet {
     kind: Arc<Sets>,
     id: i32,
+    origin: Option<Origin>,
     /// Whether it waits; else it is `try`.
     patient: bool,
     /// Whether the file has a position: it is open for reading alone.
@@ -378,6 +393,7 @@ impl Handle for OpenSet {
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        check(self.id, self.origin)?;
         let text = || {
             let values: Vec<_> = values(self.id)?.iter().map(ToString::to_string).collect();
             Ok(format!("{}\n", values.join(" ")).into_bytes())
@@ -388,6 +404,7 @@ impl Handle for OpenSet {
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
         let operation = grammar::parse(data)?;
         let wait = if self.patient { cx.wait } else { Wait::Try };
+        check(self.id, self.origin)?;
         match self.kind.apply(self.id, &operation, cx.caller, wait) {
             Err(error) if error.would_block() && !self.patient => return Err(Error::not_now()),
             outcome => outcome?,
