@@ -18,7 +18,7 @@ use crate::caller::{self, Caller};
 use crate::error::Result;
 use crate::escape;
 use crate::proc::{self, Targets, users, waiters};
-use crate::vfs::Object;
+use crate::vfs::{FileType, Object};
 
 /// An object that nobody uses, and why one may think so.
 pub(super) struct Orphan {
@@ -55,6 +55,12 @@ pub(super) fn find(kinds: &Kinds) -> Result<Vec<Orphan>> {
         let used = in_use(&candidates)?;
         let mut index = 0..;
         candidates.retain(|_| index.next().is_some_and(|index| !used.contains(&index)));
+    }
+    let is_pipe = |(found, _): &(Found, _)| {
+        found.object.attr().map_or(true, |attr| attr.file_type == FileType::Fifo)
+    };
+    if candidates.iter().any(is_pipe) && waiters::somebody_opens()? {
+        candidates.retain(|candidate| !is_pipe(candidate));
     }
     // Somebody may have come in the meantime.
     candidates.retain(|(found, _)| matches!(found.object.unused(&gone), Ok(Some(_))));

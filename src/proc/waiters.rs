@@ -93,6 +93,34 @@ fn in_call(targets: &Targets, pid: u32, thread: u32) -> Option<(usize, &'static 
     }
 }
 
+/// The system calls that open a file.
+const OPENS: &[i64] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+];
+
+/// Whether any thread waits in an open: whoever waits for the other end of a pipe has no descriptor
+/// yet, and nothing says which pipe it is.
+pub fn somebody_opens() -> Result<bool> {
+    let opens = |pid: u32, thread: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall"));
+        let number = text.ok().and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
+        // Who waits for a file system's daemon, this one too, waits for no pipe.
+        let asks_a_daemon = || {
+            let place = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/wchan"));
+            place.is_ok_and(|place| place.contains("request_wait_answer") || place.contains("fuse"))
+        };
+        number.is_some_and(|number: i64| OPENS.contains(&number)) && !asks_a_daemon()
+    };
+    let in_process = |pid: u32| {
+        let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+        threads.into_iter().any(|thread| opens(pid, thread))
+    };
+    Ok(processes()?.into_iter().any(in_process))
+}
+
 const fn direction(write: bool) -> &'static str {
     if write { "send" } else { "receive" }
 }

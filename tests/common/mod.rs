@@ -28,7 +28,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
 pub struct World {
     dir: PathBuf,
     daemon: Option<Running>,
-    _turn: Turn,
+    turn: Turn,
 }
 
 /// `RLIMIT_MSGQUEUE` counts what a user has in all namespaces together, about 800 KiB: a test that
@@ -76,7 +76,7 @@ impl World {
         let dir = std::env::temp_dir().join(format!("ipcfs-test-{}-{number}", std::process::id()));
         fs::create_dir_all(dir.join("mnt")).unwrap();
         separate();
-        Self { dir, daemon: None, _turn: turn }
+        Self { dir, daemon: None, turn }
     }
 
     /// Mounts ipcfs and waits until it works.
@@ -148,7 +148,9 @@ impl World {
 
     /// A command in the mount's directory, in a process group of its own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        // Whoever runs the tests in the background may have had SIGINT ignored.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT,QUIT").arg(program);
         command.current_dir(self.path()).env("M", self.path()).env("SCRATCH", &self.dir);
         command.env("LC_ALL", "C").env_remove("RUST_LOG").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -207,6 +209,13 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        if let Turn::Alone(_) = self.turn {
+            // The kernel takes its time to charge back what ends with its namespace.
+            let queues = fs::read_dir(self.path().join("mq"));
+            for queue in queues.into_iter().flatten().flatten() {
+                let _ = fs::remove_file(queue.path());
+            }
+        }
         // The namespaces end with this thread and its children; the daemon has to go first.
         if let Some(mut daemon) = self.daemon.take() {
             daemon.signal(libc::SIGTERM);

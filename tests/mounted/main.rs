@@ -15,7 +15,6 @@ mod fifo;
 mod ipc_lock;
 mod lines;
 mod mq;
-mod processes;
 mod reports;
 mod sem;
 mod shm;

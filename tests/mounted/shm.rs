@@ -379,9 +379,9 @@ fn objects_belong_to_their_makers_and_are_theirs_alone_to_remove() {
 fn a_users_own_mount_works_without_passthrough() {
     let world = World::unmounted();
     let script = format!(
-        "set -e; cd $SCRATCH; chmod 755 .; mkdir -m 755 m run; chown nobody m run
+        "set -e; cd $SCRATCH; chmod 755 .; mkdir -m 755 m run; chown nobody m run; cp {BINARY} ipcfs
          exec setpriv --reuid=nobody --regid=nogroup --clear-groups bash -ec '
-         export XDG_RUNTIME_DIR=$SCRATCH/run; cd /; {BINARY} $SCRATCH/m 2> /dev/null; cd $SCRATCH/m
+         export XDG_RUNTIME_DIR=$SCRATCH/run; cd /; $SCRATCH/ipcfs $SCRATCH/m 2> /dev/null; cd $SCRATCH/m
          echo hello > shm/a; cat shm/a /dev/shm/a; echo more >> shm/a; mv shm/a shm/b; stat -c %U:%s shm/b
          umask 0777; echo denied to all > shm/c; umask 022; stat -c %a:%s shm/c; rm -f shm/c
          mkfifo fifo/p; echo piped > fifo/p & cat fifo/p; ls -l $SCRATCH/run/ipcfs/fifo | grep -c ^p

@@ -50,6 +50,17 @@ fn line(process: &Running, rest: &str) -> String {
 }
 
 #[test]
+fn a_pipe_that_somebody_waits_to_open_is_no_orphan() {
+    let world = World::new();
+    world.run("mkfifo fifo/waited-for; grep -q fifo/waited-for ctl/orphans");
+    let mut reader = world.start("exec cat fifo/waited-for");
+    eventually("it is no orphan", || world.run("cat ctl/orphans").is_empty());
+    reader.signal(libc::SIGTERM);
+    reader.wait();
+    assert_eq!(world.run("cat ctl/orphans"), "fifo/waited-for\n");
+}
+
+#[test]
 fn users_are_those_who_have_it_open_in_c() {
     let world = world();
     for object in EACH {
