@@ -60,7 +60,7 @@ impl Options {
     }
 }
 
-/// Another IPC namespace (ipc_namespaces(7)).
+/// Another IPC namespace (`ipc_namespaces(7)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// The namespace's file.

@@ -139,14 +139,13 @@ impl Fresh {
         if at != length as u64 || (length == 0 && !goes_on) || together as u64 > sys::longest() {
             return Ok(false);
         }
-        let taken = match state {
-            State::Gathering(_, gathered) => gathered.extend(data),
-            _ => {
-                let mut gathered = Gathered::default();
-                let taken = gathered.extend(data);
-                *state = State::Gathering(id, gathered);
-                taken
-            }
+        let taken = if let State::Gathering(_, gathered) = state {
+            gathered.extend(data)
+        } else {
+            let mut gathered = Gathered::default();
+            let taken = gathered.extend(data);
+            *state = State::Gathering(id, gathered);
+            taken
         };
         if !taken {
             // The segment is to be as large as what has come so far and this.
