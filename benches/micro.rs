@@ -50,7 +50,7 @@ fn nodes(c: &mut Criterion) {
     let id = look_up(&nodes, 7);
     c.bench_function("open for writing and close a node", |b| {
         b.iter(|| {
-            nodes.begin_open(id, Fh(1), true).expect("nobody else writes");
+            nodes.begin_open(id, Fh(1), true, 1).expect("nobody else writes");
             nodes.end_open(id, Fh(1), true);
         });
     });
