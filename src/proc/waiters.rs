@@ -101,18 +101,19 @@ const OPENS: &[i64] = &[
     libc::SYS_openat2,
 ];
 
-/// Whether any thread waits in an open: whoever waits for the other end of a pipe has no descriptor
+/// Whether any thread waits in an open for a pipe: whoever waits for the other end of a pipe has no descriptor
 /// yet, and nothing says which pipe it is.
 pub fn somebody_opens() -> Result<bool> {
     let opens = |pid: u32, thread: u32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall"));
         let number = text.ok().and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
-        // Who waits for a file system's daemon, this one too, waits for no pipe.
-        let asks_a_daemon = || {
+        // Where in the kernel it waits, if the kernel tells (fs/pipe.c); most opens wait for a file
+        // system.
+        let for_a_pipe = || {
             let place = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/wchan"));
-            place.is_ok_and(|place| place.contains("request_wait_answer") || place.contains("fuse"))
+            place.is_ok_and(|place| matches!(&*place, "wait_for_partner" | "0" | ""))
         };
-        number.is_some_and(|number: i64| OPENS.contains(&number)) && !asks_a_daemon()
+        number.is_some_and(|number: i64| OPENS.contains(&number)) && for_a_pipe()
     };
     let in_process = |pid: u32| {
         let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
