@@ -109,10 +109,12 @@ impl Adapter {
     fn entry_reply(reply: ReplyEntry, entry: &Entry) {
         let id = entry.found.id;
         let attr = file_attr(id.0, &entry.attr);
-        let (name_life, attr_life) = match entry.fixed {
-            true => (FOREVER, FOREVER),
-            false if entry.found.settled => (NEVER, THIS_WALK),
-            false => (NEVER, NEVER),
+        let (name_life, attr_life) = if entry.fixed {
+            (FOREVER, FOREVER)
+        } else if entry.found.settled {
+            (NEVER, THIS_WALK)
+        } else {
+            (NEVER, NEVER)
         };
         reply.entry_with_ttls(&attr_life, &name_life, &attr, Generation(0));
     }
