@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use fuser::{Config, MountOption, Session, SessionACL};
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -134,7 +135,7 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
             return Ok(());
         }
         log::info!("{}: unmounting what a dead daemon has left", mountpoint.display());
-        if unmount(mountpoint, true).is_err() {
+        if detach_dead(mountpoint).is_err() {
             break;
         }
     }
@@ -150,6 +151,21 @@ fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
 fn is_dead(mountpoint: &Path) -> bool {
     // The root's attributes may be cached; this is asked for each time.
     matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+}
+
+/// Unmounts what is at the mountpoint if it is dead, and nothing that is mounted there meanwhile.
+fn detach_dead(mountpoint: &Path) -> Result<(), Errno> {
+    // A descriptor stands for one mount, whatever comes on top of it.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let pin = nix::fcntl::open(mountpoint, flags, Mode::empty())?;
+    if !matches!(nix::sys::statfs::fstatfs(&pin), Err(Errno::ENOTCONN | Errno::ECONNABORTED)) {
+        return Ok(());
+    }
+    let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
+    match umount2(&*path, MntFlags::MNT_DETACH) {
+        Err(Errno::EPERM) => unmount(mountpoint, true),
+        done => done,
+    }
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.
@@ -465,8 +481,8 @@ impl Guard {
                 let mut word = [0];
                 // A word is a dismissal; the end of the pipe is the end of the daemon.
                 let dismissed = matches!(File::from(reader).read(&mut word), Ok(1));
-                if !dismissed && is_dead(mountpoint) {
-                    let _ = unmount(mountpoint, true);
+                if !dismissed {
+                    let _ = detach_dead(mountpoint);
                 }
                 sys::exit_now();
             }
