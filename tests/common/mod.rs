@@ -148,9 +148,9 @@ impl World {
 
     /// A command in the mount's directory, in a process group of its own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        // Whoever runs the tests in the background may have had SIGINT ignored.
+        // Whoever runs the tests in the background may have had signals ignored.
         let mut command = Command::new("env");
-        command.arg("--default-signal=INT,QUIT").arg(program);
+        command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
         command.current_dir(self.path()).env("M", self.path()).env("SCRATCH", &self.dir);
         command.env("LC_ALL", "C").env_remove("RUST_LOG").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
