@@ -1,8 +1,10 @@
 #!/bin/sh
-# The scripts and what they install, tried out. scripts/test runs this as root, in IPC and mount
-# namespaces of its own.
+# The scripts and what they install, tried out as root, in IPC and mount namespaces of their own.
 set -eu
 cd "$(dirname "$0")/.."
+if [ "${1-}" != --unshared ]; then
+	exec unshare --ipc --mount --propagation private "$0" --unshared
+fi
 work=$(mktemp -d)
 trap 'umount -l "$work/mnt" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
 
@@ -48,7 +50,9 @@ ipcfs --help | tr -s ' \n' ' ' | sed 's/.*separated by commas: \(.*\), and what.
 done
 
 # As fstab and mount(8) do it: they look for ipcfs where the shell does without PATH.
-mount --bind "$work/root/usr/local/bin" /usr/local/sbin
+mount -t tmpfs tmpfs /usr/local
+mkdir /usr/local/bin
+ln -s "$work/root/usr/local/bin/ipcfs" /usr/local/bin/ipcfs
 mount -t fuse.ipcfs ipcfs "$work/mnt" -o mq_maxmsg=5,noexec
 [ "$(findmnt -no SOURCE,FSTYPE "$work/mnt" | tr -s ' ')" = "ipcfs fuse.ipcfs" ]
 findmnt -no OPTIONS "$work/mnt" | grep -q noexec
