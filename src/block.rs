@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -26,12 +26,17 @@ const IDLE_TIME: Duration = Duration::from_secs(2);
 const STACK: usize = 1024 * 1024;
 /// As many workers leave enough memory behind for the heap to be trimmed.
 const CROWD: usize = 64;
+/// The kernel's request ids are even and count up from 0; those of work that no request asked for
+/// begin here.
+const INTERNAL: u64 = 1 << 63;
 /// The pause between two signals to the same worker.
 const REPEAT: Duration = Duration::from_millis(1);
 
 /// A request that a worker is busy with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flight {
+    /// When it began to wait.
+    since: Instant,
     /// The worker's thread id, 0 while it has none.
     tid: AtomicI32,
     /// 0: going on. -1: answered. Else the errno that it is to be ended with.
@@ -40,6 +45,13 @@ pub struct Flight {
     errand: Option<Errand>,
     /// Its share of what its user may have waiting.
     _share: Option<Share>,
+}
+
+impl Flight {
+    fn new(errand: Option<Errand>, share: Option<Share>) -> Self {
+        let (tid, state) = (AtomicI32::new(0), AtomicI32::new(Self::GOING));
+        Self { since: Instant::now(), tid, state, errand, _share: share }
+    }
 }
 
 /// What a request waits for.
@@ -135,7 +147,6 @@ struct State {
     queue: VecDeque<Job>,
     idle: usize,
     cancelled: Vec<Arc<Flight>>,
-    canceller: bool,
     closed: bool,
 }
 
@@ -149,28 +160,42 @@ pub struct Blocker {
     /// The most workers since there were none.
     peak: AtomicUsize,
     quota: Arc<Quota>,
-}
-
-impl Default for Blocker {
-    fn default() -> Self {
-        Self::new(Quota::unlimited())
-    }
+    /// How long a request may wait before it is answered with `EAGAIN`.
+    patience: Option<Duration>,
 }
 
 impl Blocker {
-    /// With what each user may have waiting.
-    pub fn new(quota: Arc<Quota>) -> Self {
+    /// With what each user may have waiting, and for how long, if not as long as it takes.
+    pub fn new(quota: Arc<Quota>, patience: Option<Duration>) -> Self {
         sys::install_signal();
         Self {
             state: Mutex::default(),
             wake: Condvar::new(),
             wake_canceller: Condvar::new(),
-            // The kernel's request ids are even and count up from 0; these count in the upper half.
-            internal: AtomicU64::new(1 << 63),
+            internal: AtomicU64::new(INTERNAL),
             workers: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             quota,
+            patience,
         }
+    }
+
+    /// Starts the thread that ends waits. Without it nothing could be cancelled, so that this is
+    /// done before anything waits; `EAGAIN` where no thread is to be had.
+    pub fn start_canceller(self: &Arc<Self>) -> Result<()> {
+        let me = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("canceller".into()).stack_size(STACK);
+        thread.spawn(move || me.cancel_until_done()).map_err(Error::from)?;
+        Ok(())
+    }
+
+    /// One without limits, as it works in the daemon.
+    #[cfg(test)]
+    #[allow(clippy::missing_panics_doc)]
+    pub fn for_tests() -> Arc<Self> {
+        let blocker = Arc::new(Self::new(Quota::unlimited(), None));
+        blocker.start_canceller().unwrap();
+        blocker
     }
 
     /// What each user may have waiting.
@@ -178,40 +203,26 @@ impl Blocker {
         &self.quota
     }
 
-    /// Has a worker do `work`, which `cancel(id, ..)` ends.
+    /// Has a worker do `work`, which `cancel(id, ..)` ends, for the user `uid`, of whose share of
+    /// what may be waiting it takes one; `errand` says what is being waited for
+    /// ([`Blocker::errands`]).
     ///
     /// Fails with `EAGAIN` where no thread is to be had or the user has too many requests waiting,
-    /// `work` having been dropped; with
-    /// `ECONNABORTED` after [`Blocker::close`].
+    /// `work` having been dropped; with `ECONNABORTED` after [`Blocker::close`].
     pub fn submit(
         self: &Arc<Self>,
         id: u64,
-        work: impl FnOnce(&Flight) + Send + 'static,
-    ) -> Result<()> {
-        self.submit_errand(id, None, work)
-    }
-
-    /// As [`Blocker::submit`]; `errand` says what is being waited for ([`Blocker::errands`]).
-    pub fn submit_errand(
-        self: &Arc<Self>,
-        id: u64,
+        uid: u32,
         errand: Option<Errand>,
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
-        let share = errand.map(|errand| self.quota.take(errand.uid)).transpose()?;
-        self.start(id, Flight { errand, _share: share, ..Flight::default() }, work)
+        let share = Some(self.quota.take(uid)?);
+        self.start(id, Flight::new(errand, share), work)
     }
 
-    /// As [`Blocker::submit`], for what may wait long although no request does: it counts as one of
-    /// the user's that wait.
-    pub fn submit_for(
-        self: &Arc<Self>,
-        uid: u32,
-        id: u64,
-        work: impl FnOnce(&Flight) + Send + 'static,
-    ) -> Result<()> {
-        let share = Some(self.quota.take(uid)?);
-        self.start(id, Flight { _share: share, ..Flight::default() }, work)
+    /// Has a worker do what nobody waits for.
+    pub fn later(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
+        let _ = self.start(self.internal_id(), Flight::new(None, None), |_| work());
     }
 
     fn start(
@@ -257,7 +268,7 @@ impl Blocker {
         let Some(flight) = state.flights.get(&id).cloned() else { return false };
         flight.cancel(errno);
         state.cancelled.push(flight);
-        self.start_canceller(&mut state);
+        self.wake_canceller.notify_one();
         true
     }
 
@@ -270,7 +281,7 @@ impl Blocker {
             flight.cancel(Errno::ECONNABORTED);
         }
         state.cancelled.extend(all);
-        self.start_canceller(&mut state);
+        self.wake_canceller.notify_one();
     }
 
     /// What is being waited for.
@@ -322,34 +333,39 @@ impl Blocker {
         }
     }
 
-    fn start_canceller(self: &Arc<Self>, state: &mut State) {
-        if state.canceller {
-            self.wake_canceller.notify_one();
-            return;
-        }
-        let me = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("canceller".into()).stack_size(STACK);
-        state.canceller = thread.spawn(move || me.cancel_until_done()).is_ok();
-    }
-
-    /// Signals each cancelled worker again and again until it has answered.
+    /// Signals each cancelled worker again and again until it has answered, and cancels those that
+    /// have waited for too long.
     fn cancel_until_done(self: Arc<Self>) {
         let mut state = self.state.lock();
         loop {
             state.cancelled.retain(|flight| !flight.is_done());
-            if state.cancelled.is_empty() {
-                let timed_out = self.wake_canceller.wait_for(&mut state, IDLE_TIME).timed_out();
-                if timed_out && state.cancelled.is_empty() {
-                    state.canceller = false;
-                    return;
+            match (state.cancelled.is_empty(), self.patience) {
+                (false, _) => drop(self.wake_canceller.wait_for(&mut state, REPEAT)),
+                (true, Some(patience)) => {
+                    let pause = patience.div_f64(8.0).max(REPEAT);
+                    self.wake_canceller.wait_for(&mut state, pause);
+                    let late: Vec<_> = state.late(patience).collect();
+                    for flight in &late {
+                        flight.cancel(Errno::EAGAIN);
+                    }
+                    state.cancelled.extend(late);
                 }
-            } else {
-                self.wake_canceller.wait_for(&mut state, REPEAT);
-                for flight in &state.cancelled {
-                    flight.signal();
-                }
+                (true, None) => self.wake_canceller.wait(&mut state),
+            }
+            for flight in &state.cancelled {
+                flight.signal();
             }
         }
+    }
+}
+
+impl State {
+    /// The kernel's requests that have waited for longer than this and have not been cancelled.
+    fn late(&self, patience: Duration) -> impl Iterator<Item = Arc<Flight>> {
+        let late = move |(id, flight): &(&u64, &Arc<Flight>)| {
+            **id < INTERNAL && flight.cancelled().is_none() && flight.since.elapsed() > patience
+        };
+        self.flights.iter().filter(late).map(|(_, flight)| Arc::clone(flight))
     }
 }
 
@@ -404,12 +420,12 @@ mod tests {
 
     #[test]
     fn a_cancelled_call_ends_with_its_errno_even_when_the_cancellation_is_early() {
-        let blocker = Arc::new(Blocker::default());
+        let blocker = Blocker::for_tests();
         for round in 0..200 {
             let (reader, _writer) = nix::unistd::pipe().unwrap();
             let (send, receive) = mpsc::channel();
             blocker
-                .submit(round, move |flight| {
+                .submit(round, 0, None, move |flight| {
                     let outcome = flight.until_cancelled(|| blocked_read(&reader));
                     send.send(outcome.unwrap_err().errno()).unwrap();
                 })
@@ -421,14 +437,37 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_too_long_is_told_so() {
+        let blocker = Arc::new(Blocker::new(Quota::unlimited(), Some(Duration::from_millis(50))));
+        blocker.start_canceller().unwrap();
+        let (send, receive) = mpsc::channel();
+        for id in [2, INTERNAL] {
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            let send = send.clone();
+            blocker
+                .submit(id, 0, None, move |flight| {
+                    let _open = writer;
+                    let outcome = flight.until_cancelled(|| blocked_read(&reader));
+                    send.send((id, outcome.unwrap_err().errno())).unwrap();
+                })
+                .unwrap();
+        }
+        let next = || receive.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert_eq!(next(), (2, Errno::EAGAIN));
+        assert!(receive.recv_timeout(Duration::from_millis(200)).is_err(), "that is no request");
+        blocker.close();
+        assert_eq!(next(), (INTERNAL, Errno::ECONNABORTED));
+    }
+
+    #[test]
     fn closing_ends_all_and_refuses_more() {
-        let blocker = Arc::new(Blocker::default());
+        let blocker = Blocker::for_tests();
         let (send, receive) = mpsc::channel();
         for id in 0..20 {
             let send = send.clone();
             let (reader, writer) = nix::unistd::pipe().unwrap();
             blocker
-                .submit(id, move |flight| {
+                .submit(id, 0, None, move |flight| {
                     let _open = writer;
                     let outcome = flight.until_cancelled(|| blocked_read(&reader));
                     send.send(outcome.unwrap_err().errno()).unwrap();
@@ -440,20 +479,20 @@ mod tests {
             let errno = receive.recv_timeout(Duration::from_secs(5)).unwrap();
             assert_eq!(errno, Errno::ECONNABORTED);
         }
-        assert_eq!(blocker.submit(99, |_| ()).unwrap_err().errno(), Errno::ECONNABORTED);
+        assert_eq!(blocker.submit(99, 0, None, |_| ()).unwrap_err().errno(), Errno::ECONNABORTED);
     }
 
     #[test]
     fn a_panic_ends_the_request_and_not_the_worker_pool() {
-        let blocker = Arc::new(Blocker::default());
-        blocker.submit(1, |_| panic!("on purpose")).unwrap();
+        let blocker = Blocker::for_tests();
+        blocker.submit(1, 0, None, |_| panic!("on purpose")).unwrap();
         let (send, receive) = mpsc::channel();
-        blocker.submit(2, move |_| send.send(()).unwrap()).unwrap();
+        blocker.submit(2, 0, None, move |_| send.send(()).unwrap()).unwrap();
         receive.recv_timeout(Duration::from_secs(5)).unwrap();
     }
 
     #[test]
     fn an_unknown_request_is_not_cancelled() {
-        assert!(!Arc::new(Blocker::default()).cancel(7, Errno::EINTR));
+        assert!(!Blocker::for_tests().cancel(7, Errno::EINTR));
     }
 }

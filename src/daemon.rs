@@ -252,13 +252,16 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
         // Or root's groups would be everybody's whom the daemon acts for.
         let _ = nix::unistd::setgroups(&[]);
     }
+    if options.flags.contains(&MountOption::RO) {
+        crate::set_read_only();
+    }
     let descriptors = raise_limits();
     let signals = block_signals();
     let guard = Arc::new(Guard::start(&mountpoint)?);
 
     let handles = Quota::handles(&options.limits, descriptors, open_descriptors());
     let tree = Arc::new(Tree::new(&options.kinds, handles));
-    let blocker = Arc::new(Blocker::new(Quota::blocked(&options.limits)));
+    let blocker = Arc::new(Blocker::new(Quota::blocked(&options.limits), patience()));
     interrupt::arm(Arc::clone(&blocker));
     monitor::get().connect(Arc::clone(&blocker), Arc::clone(&tree) as _);
     let notifier = Arc::new(OnceLock::new());
@@ -287,7 +290,9 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
 
     // Before there are other threads, which have capabilities of their own.
     privilege::drop_unneeded();
-    warn_of_timeouts();
+    blocker
+        .start_canceller()
+        .map_err(|error| format!("no thread is to be had: {}", error.errno().desc()))?;
     let ending = (mountpoint.clone(), Arc::clone(&blocker));
     std::thread::Builder::new()
         .name("signals".into())
@@ -408,18 +413,22 @@ fn open_descriptors() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64) + TO_COME
 }
 
-/// Says so if the kernel ends FUSE mounts that leave a request waiting.
-fn warn_of_timeouts() {
-    for name in ["default_request_timeout", "max_request_timeout"] {
-        let path = format!("/proc/sys/fs/fuse/{name}");
-        let seconds = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(seconds @ 1_u32..) = seconds {
-            log::warn!(
-                "{path} is {seconds}: the kernel ends the mount when a read waits longer for a \
-                 message; set it to 0 before mounting (sysctl fs.fuse.{name}=0)"
-            );
-        }
-    }
+/// How long a request may wait, if the kernel has been told to end mounts that leave one waiting
+/// for longer (`fuse_init_server_timeout` in fs/fuse/inode.c: the default unless the maximum is
+/// less, and 15 s at least).
+fn patience() -> Option<Duration> {
+    let [default, most] = ["default_request_timeout", "max_request_timeout"].map(|name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).ok()?;
+        text.trim().parse().ok().filter(|seconds: &u64| *seconds > 0)
+    });
+    let seconds = default.into_iter().chain(most).min()?.max(15);
+    let patience = Duration::from_secs(seconds) * 3 / 4;
+    log::warn!(
+        "the kernel ends FUSE mounts that leave a request waiting for {seconds} s \
+         (/proc/sys/fs/fuse/*_request_timeout): what waits for {patience:?} is answered with \
+         EAGAIN; set both to 0 before mounting to let it wait"
+    );
+    Some(patience)
 }
 
 /// Blocks the signals that end the daemon, the one that ends a worker's wait and the one that says

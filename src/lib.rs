@@ -32,6 +32,18 @@ pub fn born() -> SystemTime {
     *BORN.get_or_init(SystemTime::now)
 }
 
+static READ_ONLY: OnceLock<()> = OnceLock::new();
+
+/// To be called at the start if the mount is read-only.
+pub fn set_read_only() {
+    let _ = READ_ONLY.set(());
+}
+
+/// Whether the mount is read-only (`-o ro`).
+pub fn is_read_only() -> bool {
+    READ_ONLY.get().is_some()
+}
+
 /// The daemon's user and group: the owner of directories and ctl files.
 pub fn owner() -> (u32, u32) {
     static OWNER: OnceLock<(u32, u32)> = OnceLock::new();

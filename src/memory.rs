@@ -1,4 +1,17 @@
-//! Keeping the daemon small.
+//! Keeping the daemon small, and freeing what is large where nobody waits for it.
+
+use crate::monitor;
+
+/// As much shared memory, in bytes, takes the kernel 15 ms to free or so: for longer than that no
+/// request is to be kept waiting by another.
+pub const HEAVY: u64 = 256 << 20;
+
+/// Has a worker drop what may be the last hold on much shared memory, if there is any.
+pub fn free_later<T: Send + 'static>(holder: Option<T>) {
+    if let (Some(holder), Some(blocker)) = (holder, monitor::get().blocker()) {
+        blocker.later(move || drop(holder));
+    }
+}
 
 #[allow(unsafe_code)]
 mod sys {

@@ -35,11 +35,12 @@ struct Taken {
     by_user: HashMap<u32, usize>,
 }
 
-/// One of them, given back when it is dropped.
+/// What has been taken, given back when it is dropped.
 #[derive(Debug)]
 pub struct Share {
     quota: Arc<Quota>,
     uid: u32,
+    amount: usize,
 }
 
 impl Quota {
@@ -62,27 +63,39 @@ impl Quota {
         Self::new("waiting requests (max_blocked)", Errno::EAGAIN, each, usize::MAX)
     }
 
+    /// Bytes of what is kept for open directories and texts: a listing of a million names has 100 MB.
+    pub fn memory() -> Arc<Self> {
+        const EACH: usize = 256 << 20;
+        Self::new("bytes of open listings and texts", Errno::ENOMEM, EACH, 4 * EACH)
+    }
+
     /// No limit, for what serves nobody else.
     pub fn unlimited() -> Arc<Self> {
         Self::new("", Errno::EAGAIN, usize::MAX, usize::MAX)
     }
 
-    /// Takes one for a user; root's limit is that for all together. `EMFILE` or `EAGAIN` when there
-    /// is none left for them.
+    /// Takes one for a user; see [`Quota::take_many`].
     pub fn take(self: &Arc<Self>, uid: u32) -> Result<Share> {
+        self.take_many(uid, 1)
+    }
+
+    /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
+    /// `ENOMEM` when there is not so much left for them.
+    pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
         let mut taken = self.taken.lock();
         let own = taken.by_user.get(&uid).copied().unwrap_or(0);
         let each = if uid == 0 { self.all } else { self.each };
-        if own >= each || taken.all >= self.all {
+        let exceeds = |used: usize, limit| used.saturating_add(amount) > limit;
+        if exceeds(own, each) || exceeds(taken.all, self.all) {
             let (what, all) = (self.what, taken.all);
             return Err(Error::because(
                 self.errno,
                 format!("uid {uid} has {own} {what} of {each}, all users together have {all}"),
             ));
         }
-        taken.all += 1;
-        taken.by_user.insert(uid, own + 1);
-        Ok(Share { quota: Arc::clone(self), uid })
+        taken.all += amount;
+        taken.by_user.insert(uid, own + amount);
+        Ok(Share { quota: Arc::clone(self), uid, amount })
     }
 
     /// How many a user may have, and has.
@@ -95,9 +108,9 @@ impl Quota {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.quota.taken.lock();
-        taken.all = taken.all.saturating_sub(1);
+        taken.all = taken.all.saturating_sub(self.amount);
         if let Some(own) = taken.by_user.get_mut(&self.uid) {
-            *own -= 1;
+            *own = own.saturating_sub(self.amount);
             if *own == 0 {
                 taken.by_user.remove(&self.uid);
             }

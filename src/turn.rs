@@ -4,9 +4,11 @@
 //! for their turn here gets `EINTR` like in any other system call.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::sys::{wait_while, wake_one};
 use crate::error::{Errno, Result, fail};
+use crate::kind::shared::Shared;
 use crate::vfs::Wait;
 
 const FREE: u32 = 0;
@@ -21,6 +23,12 @@ pub struct Turn(AtomicU32);
 /// It is the holder's turn until this is dropped.
 #[derive(Debug)]
 pub struct Held<'a>(&'a AtomicU32);
+
+/// Whose turn it is among the requests of one user that take long.
+pub fn of_user(uid: u32) -> Arc<Turn> {
+    static TURNS: OnceLock<Shared<u32, Turn>> = OnceLock::new();
+    TURNS.get_or_init(Shared::default).get_or(uid, Turn::default(), |_| true)
+}
 
 impl Turn {
     /// Waits for the turn. `EAGAIN` if it is somebody else's and `wait` forbids to wait; `EINTR`
@@ -77,7 +85,6 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -95,13 +102,13 @@ mod tests {
 
     #[test]
     fn the_wait_for_a_turn_ends_when_it_is_cancelled() {
-        let blocker = Arc::new(Blocker::default());
+        let blocker = Blocker::for_tests();
         let turn = Arc::new(Turn::default());
         let held = turn.take(Wait::Try).unwrap();
         let (send, receive) = mpsc::channel();
         let waiting = Arc::clone(&turn);
         blocker
-            .submit(1, move |flight| {
+            .submit(1, 0, None, move |flight| {
                 let outcome = flight.until_cancelled(|| waiting.take(Wait::Block).map(drop));
                 send.send(outcome.unwrap_err().errno()).unwrap();
             })

@@ -229,6 +229,9 @@ pub enum Children {
     PerWriter,
 }
 
+/// As many names are listed in the request loop, at about a microsecond each.
+pub const MANY: usize = 2048;
+
 /// A directory.
 pub trait Dir: Send + Sync {
     /// Its own attributes.
@@ -243,8 +246,9 @@ pub trait Dir: Send + Sync {
     /// What `name` stands for, `find` having given `attr`.
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item>;
 
-    /// All that is there now.
-    fn list(&self) -> Result<Vec<DirEntry>>;
+    /// All that is there now. Where that is more than [`MANY`] and `wait` does not permit to take
+    /// time: [`Error::deferred`](crate::error::Error::deferred).
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>>;
 
     /// What [`Dir::create`] makes. A pipe cannot be the answer to an open that makes it, the kernel
     /// opens it by itself.
@@ -415,10 +419,25 @@ pub trait Handle: Send + Sync {
         Ok(())
     }
 
-    /// Whether the last close does something that whoever comes after it must find done: `None`
-    /// if it never does, else whether it would now.
-    fn finishes(&self) -> Option<bool> {
-        None
+    /// Whether its end may free more than [`HEAVY`](crate::memory::HEAVY) of shared memory.
+    fn is_heavy(&self) -> bool {
+        false
+    }
+
+    /// How many bytes it keeps in memory as long as it is open, beyond what each handle does.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    /// Whether [`Handle::flush`] does something.
+    fn flushes(&self) -> bool {
+        false
+    }
+
+    /// Ends what is unfinished, at a close by the process that has opened the file, which waits for
+    /// it. Others may have the file still.
+    fn flush(&self, _cx: &Cx) -> Result<()> {
+        Ok(())
     }
 
     /// Sends what is unfinished, at the last close.

@@ -104,10 +104,6 @@ impl Handle for Open {
         Ok(())
     }
 
-    fn finishes(&self) -> Option<bool> {
-        Some(!self.state.lock().begun.is_empty())
-    }
-
     fn finish(&self, cx: &Cx) -> Result<()> {
         if cx.wait == Wait::Try && !self.state.lock().begun.is_empty() {
             return Err(Error::deferred());
@@ -253,7 +249,7 @@ mod tests {
         fn item(self: Arc<Self>, _name: &[u8], _attr: &Attr) -> Result<Item> {
             fail(Errno::ENOENT)
         }
-        fn list(&self) -> Result<Vec<DirEntry>> {
+        fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
             Ok(Vec::new())
         }
     }
@@ -342,7 +338,6 @@ mod tests {
         assert_eq!(names(&fake), expected);
         let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         write(&open, &format!("#{}\nmq/last", "x".repeat(5000)));
-        assert_eq!(open.finishes(), Some(true));
         open.finish(&cx).unwrap();
         assert_eq!(names(&fake).last().unwrap(), "last");
     }

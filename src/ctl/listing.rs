@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Kinds;
 use crate::caller::Caller;
 use crate::status::{Field, Fields};
-use crate::vfs::{Attr, FileType, Item, Object};
+use crate::vfs::{Attr, FileType, Item, Object, Wait};
 
 /// An object that was there a moment ago.
 pub(super) struct Found {
@@ -26,7 +26,7 @@ impl Found {
 pub(super) fn objects(kinds: &Kinds) -> Vec<Found> {
     let mut found = Vec::new();
     for (profile, kind) in kinds.iter() {
-        let Ok(mut entries) = kind.list() else { continue };
+        let Ok(mut entries) = kind.list(Wait::Block) else { continue };
         entries.retain(|entry| entry.file_type != FileType::Symlink);
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         for entry in entries {

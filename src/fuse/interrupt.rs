@@ -8,7 +8,6 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::order;
 use crate::block::Blocker;
 use crate::error::Errno;
 use crate::monitor;
@@ -68,13 +67,6 @@ fn long(request: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(request.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// To be called before something is read from `fd`.
-fn prepare(fd: i32) {
-    if fd == DEVICE.load(Ordering::Relaxed) {
-        order::before_fetch();
-    }
-}
-
 /// Looks at what has been read from `fd`. `true` if it was an interrupt and the next request is to
 /// be read.
 fn inspect(fd: i32, request: &[u8]) -> bool {
@@ -91,7 +83,6 @@ fn inspect(fd: i32, request: &[u8]) -> bool {
     }
     if header.opcode != FUSE_INTERRUPT {
         monitor::get().request(header.opcode);
-        order::after_fetch(header.opcode);
         return false;
     }
     let Some(interrupted) = long(request, HEADER) else { return false };
@@ -115,7 +106,6 @@ mod sys {
     /// As for read(2): `buffer` has room for `count` bytes.
     pub unsafe fn read(fd: i32, buffer: *mut libc::c_void, count: usize) -> isize {
         loop {
-            super::prepare(fd);
             // SAFETY: the caller's promise is passed on.
             let length = unsafe { libc::syscall(libc::SYS_read, fd, buffer, count) } as isize;
             if length < super::HEADER as isize {
@@ -158,7 +148,7 @@ mod tests {
     fn the_device_is_known_by_its_first_request_and_interrupts_are_taken_out() {
         let fd = 12_345;
         assert!(!inspect(fd, &request(FUSE_INTERRUPT, 3, &2_u64.to_ne_bytes())));
-        let blocker = Arc::new(Blocker::default());
+        let blocker = Blocker::for_tests();
         arm(Arc::clone(&blocker));
         assert!(!is_connected());
         assert!(!inspect(fd, &request(FUSE_INIT, 2, &[0; 64])));
@@ -171,6 +161,6 @@ mod tests {
 
     #[test]
     fn an_interrupt_of_a_request_that_no_worker_has_is_to_be_repeated() {
-        assert_eq!(interrupt(&Arc::new(Blocker::default()), 4), Verdict::Repeat);
+        assert_eq!(interrupt(&Blocker::for_tests(), 4), Verdict::Repeat);
     }
 }

@@ -53,7 +53,7 @@ impl Polls {
         watches.insert(fh, Watch { notifier, events, job });
         drop(watches);
         let me = Arc::clone(self);
-        let submitted = self.blocker.submit_for(uid, job, move |flight| {
+        let submitted = self.blocker.submit(job, uid, None, move |flight| {
             // Told in any case but a cancellation: what went wrong, the next call will say.
             let outcome = flight.until_cancelled(|| handle.wait_ready(events));
             if outcome.is_ok() || flight.cancelled().is_none() {

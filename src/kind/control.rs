@@ -10,6 +10,7 @@ use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::proc;
 use crate::status::Fields;
+use crate::turn;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
     Opened, Wait,
@@ -153,7 +154,7 @@ impl<T: Object + 'static> Dir for ControlDir<T> {
         })
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
         let entry = |(index, control): (usize, &Control<T>)| DirEntry {
             name: control.name.into(),
             ident: index as u64,
@@ -202,7 +203,7 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
         })))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
         let Serve::Numbers { listed, .. } = &self.control.serve else { return Ok(Vec::new()) };
         let entry = |number: i64| DirEntry {
             name: number.to_string().into(),
@@ -247,6 +248,9 @@ impl<T: Object> Object for ControlFile<T> {
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
         how.verify(&self.attr()?)?;
+        if self.control.access == Access::Alter && crate::is_read_only() {
+            return fail(Errno::EROFS);
+        }
         // Root is let through by the kernel whatever the mode says.
         let readable = !matches!(self.control.access, Access::Write);
         let writable = matches!(self.control.access, Access::Write | Access::ReadWrite);
@@ -303,6 +307,9 @@ pub fn slow(cx: &Cx, attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Resul
     if cx.wait == Wait::Try {
         return Err(Error::deferred());
     }
+    // One user's walks through /proc, however many they ask for, take one processor.
+    let turns = turn::of_user(cx.caller.uid);
+    let _turn = turns.take(Wait::Block)?;
     let text = show(cx)?;
     Ok(Opened { handle: Arc::new(OpenText { attr, text }), io: Io::Direct })
 }
@@ -344,6 +351,10 @@ impl Handle for OpenText {
     fn attr(&self) -> Option<Result<Attr>> {
         // Bash's `source` reads as many bytes as fstat(2) says.
         Some(Ok(Attr { size: self.text.len() as u64, ..self.attr }))
+    }
+
+    fn memory(&self) -> usize {
+        self.text.len()
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::error::{Errno, Result, fail};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileId, FileType, How, Item, Object, ObjectId,
-    Opened, Traces,
+    Opened, Traces, Wait,
 };
 
 /// The kind's profile.
@@ -49,7 +49,7 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
         state::names(&base.join("fifo"))?
     };
     let dir = FsDir::new(dir);
-    let entries = dir.list()?;
+    let entries = dir.list(Wait::Block)?;
     let foreign = entries.iter().filter(|entry| entry.file_type != FileType::Fifo).count();
     if foreign > 0 {
         log::warn!("fifo: {foreign} entries of the state directory are no FIFOs and are ignored");
@@ -103,8 +103,8 @@ impl Dir for Pipes {
         Ok(Item::Object(Arc::new(pipe)))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
-        let mut entries = self.dir.list()?;
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
+        let mut entries = self.dir.list(wait)?;
         entries.retain(|entry| entry.file_type == FileType::Fifo);
         Ok(entries)
     }
@@ -271,7 +271,7 @@ mod tests {
         fs::write(scratch.join("file"), "kept").unwrap();
         symlink("/etc/passwd", scratch.join("link")).unwrap();
         pipes.create(me(), b"pipe", 0o600).unwrap();
-        assert_eq!(pipes.list().unwrap().len(), 1);
+        assert_eq!(pipes.list(Wait::Block).unwrap().len(), 1);
         for name in [b"file", b"link"] {
             assert_eq!(pipes.find(name).unwrap_err().errno(), Errno::ENOENT);
             assert_eq!(pipes.remove(me(), name).unwrap_err().errno(), Errno::ENOENT);

@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, SetTime};
+use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, MANY, SetTime, Wait};
 
 /// The directory, pinned by a descriptor.
 pub struct FsDir {
@@ -123,7 +123,7 @@ impl FsDir {
     }
 
     /// Everything in it but `.` and `..`.
-    pub fn list(&self) -> Result<Vec<DirEntry>> {
+    pub fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let here = sys::open_beneath(self.fd.as_fd(), c".", flags, 0)?;
         let mut entries = Vec::new();
@@ -139,6 +139,9 @@ impl FsDir {
                 Some(nix::dir::Type::Fifo) => FileType::Fifo,
                 _ => FileType::Symlink,
             };
+            if entries.len() == MANY && wait == Wait::Try {
+                return Err(Error::deferred());
+            }
             entries.push(DirEntry { name: name.to_vec(), ident: entry.ino(), file_type });
         }
         Ok(entries)

@@ -118,10 +118,6 @@ impl<L: Lock> Handle for Held<L> {
         Ok(())
     }
 
-    fn finishes(&self) -> Option<bool> {
-        Some(true)
-    }
-
     // Not in Drop: the daemon drops its handles when it ends.
     fn finish(&self, _cx: &Cx) -> Result<()> {
         if self.given_back.swap(true, Ordering::SeqCst) {

@@ -43,7 +43,6 @@ pub struct LinesFile<Q> {
     queue: Q,
     tags: &'static Tags,
     tagged: bool,
-    writable: bool,
     /// Who opened it: what is unfinished at the end is theirs.
     opener: Caller,
     reader: Gather,
@@ -60,7 +59,6 @@ impl<Q: Messages> LinesFile<Q> {
             queue,
             tags,
             tagged,
-            writable: how.write,
             opener: cx.caller,
             reader: Gather::new(tagged, !how.write),
             turn: Turn::default(),
@@ -184,12 +182,6 @@ impl<Q: Messages> Handle for LinesFile<Q> {
         self.queue.wait_ready(events)
     }
 
-    fn finishes(&self) -> Option<bool> {
-        // While somebody is writing, this is not the last close.
-        let unfinished = || self.unfinished.try_lock().is_some_and(|line| !line.is_empty());
-        self.writable.then(unfinished)
-    }
-
     fn finish(&self, cx: &Cx) -> Result<()> {
         let mut unfinished = self.unfinished.lock();
         if unfinished.is_empty() {
@@ -239,10 +231,10 @@ mod tests {
                 for part in [&text[..cut], &text[cut..second], &text[second..]] {
                     assert_eq!(write(&file, part), (part.len(), None));
                 }
-                assert_eq!(file.finishes(), Some(true));
                 file.finish(&CX).unwrap();
                 assert_eq!(lines(&file), ["one", "", "two and more", "last"]);
-                assert_eq!(file.finishes(), Some(false));
+                file.finish(&CX).unwrap();
+                assert_eq!(lines(&file).len(), 4, "only once");
             }
         }
     }

@@ -13,7 +13,7 @@ mod lines;
 pub mod message;
 mod mq;
 mod sem;
-mod shared;
+pub mod shared;
 mod shm;
 mod state;
 mod sysv;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Children, Dir, DirEntry, Item};
+use crate::vfs::{Attr, Children, Dir, DirEntry, Item, Wait};
 
 /// What the mount options say about the kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl Dir for Missing {
         fail(Errno::ENOENT)
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
         Ok(Vec::new())
     }
 

@@ -26,6 +26,7 @@ use super::fsdir::{self, FsDir};
 use super::{Attributes, Kind, Limit, Options, Profile};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::memory::{HEAVY, free_later};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
@@ -91,6 +92,16 @@ impl Segments {
     }
 }
 
+impl Segments {
+    /// Keeps an object whose name is about to go, if it is so large that freeing it takes long.
+    fn keep(&self, name: &[u8], attr: &Attr) -> Option<OwnedFd> {
+        if attr.blocks.saturating_mul(512) <= HEAVY {
+            return None;
+        }
+        Some(self.pin(name).ok()?.0)
+    }
+}
+
 impl Kind for Segments {
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
         check_name(name, Errno::EINVAL)?;
@@ -140,8 +151,8 @@ impl Dir for Segments {
         Ok(Item::Object(Arc::new(segment)))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
-        let mut entries = self.dir.list()?;
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
+        let mut entries = self.dir.list(wait)?;
         entries.retain(|entry| {
             entry.file_type == FileType::Regular && !entry.name.starts_with(SEMAPHORE)
         });
@@ -153,14 +164,20 @@ impl Dir for Segments {
     }
 
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
-        self.find(name)?;
-        self.dir.remove(caller, name)
+        let kept = self.keep(name, &self.find(name)?);
+        let removed = self.dir.remove(caller, name);
+        free_later(kept);
+        removed
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
         check_name(to, Errno::EINVAL)?;
         self.find(from)?;
-        self.dir.rename_visible(caller, from, to, replace, self.find(to))
+        let target = self.find(to);
+        let kept = target.as_ref().ok().and_then(|attr| self.keep(to, attr));
+        let renamed = self.dir.rename_visible(caller, from, to, replace, target);
+        free_later(kept);
+        renamed
     }
 }
 
@@ -303,6 +320,13 @@ fn truncate(file: &OwnedFd, size: u64) -> Result<()> {
 }
 
 impl Handle for File {
+    fn is_heavy(&self) -> bool {
+        let heavy = |stat: nix::sys::stat::FileStat| {
+            stat.st_nlink == 0 && stat.st_blocks.unsigned_abs().saturating_mul(512) > HEAVY
+        };
+        nix::sys::stat::fstat(&*self.0).is_ok_and(heavy)
+    }
+
     fn attr(&self) -> Option<Result<Attr>> {
         let stat = nix::sys::stat::fstat(&*self.0);
         Some(stat.map(|stat| fsdir::attr(&stat)).map_err(Error::new))
@@ -395,7 +419,7 @@ mod tests {
         let renamed = segments.rename(me(), b"semaphore", b"sem.c", true);
         assert_eq!(renamed.unwrap_err().errno(), Errno::EINVAL);
         assert_eq!(segments.remove(me(), b"sem.a").unwrap_err().errno(), Errno::ENOENT);
-        assert_eq!(segments.list().unwrap().len(), 1);
+        assert_eq!(segments.list(Wait::Block).unwrap().len(), 1);
     }
 
     #[test]
@@ -421,7 +445,7 @@ mod tests {
         segments.create(me(), b"b", 0o600).unwrap();
         assert_eq!(segments.rename(me(), b"a", b"b", false).unwrap_err().errno(), Errno::EEXIST);
         segments.rename(me(), b"a", b"b", true).unwrap();
-        assert_eq!(segments.list().unwrap().len(), 1);
+        assert_eq!(segments.list(Wait::Block).unwrap().len(), 1);
     }
 
     #[test]

@@ -136,14 +136,14 @@ mod tests {
     #[test]
     fn a_cancelled_wait_leaves_the_queue_and_the_next_moves_up() {
         let tickets = Arc::new(Tickets::default());
-        let blocker = Arc::new(Blocker::default());
+        let blocker = Blocker::for_tests();
         let (send, outcomes) = mpsc::channel();
         let first = tickets.draw();
         for id in [1, 2] {
             let (tickets, send) = (Arc::clone(&tickets), send.clone());
             let (drawn, is_drawn) = mpsc::channel();
             blocker
-                .submit(id, move |flight| {
+                .submit(id, 0, None, move |flight| {
                     let outcome = flight.until_cancelled(|| {
                         let ticket = tickets.draw();
                         drawn.send(()).unwrap();

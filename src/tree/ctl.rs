@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Errno, Result, fail};
 use crate::kind::Kind;
 use crate::kind::control::directory_like;
-use crate::vfs::{Attr, Children, Dir, DirEntry, FileType, Item};
+use crate::vfs::{Attr, Children, Dir, DirEntry, FileType, Item, Wait};
 
 /// The control directories of one kind's objects.
 pub struct CtlKind {
@@ -47,8 +47,8 @@ impl Dir for CtlKind {
         }
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
-        let mut entries = self.kind.list()?;
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
+        let mut entries = self.kind.list(wait)?;
         for entry in &mut entries {
             if entry.file_type != FileType::Symlink {
                 entry.file_type = FileType::Directory;

@@ -6,7 +6,7 @@ use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::kind::control::OpenText;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, Object, Opened, Wait,
 };
 
 /// A directory whose entries never change.
@@ -58,7 +58,7 @@ impl Dir for FixedDir {
         }
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
         let entry = |(index, (name, item)): (usize, &(&str, Item))| {
             let file_type = attr_of(index as u64, item)?.file_type;
             Ok(DirEntry { name: name.as_bytes().to_vec(), ident: index as u64, file_type })

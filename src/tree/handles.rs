@@ -30,14 +30,19 @@ pub struct OpenFile {
     pub handle: Arc<dyn Handle>,
     /// Its share of what its opener may have open.
     pub share: Share,
+    /// Its share of what its opener may have in memory.
+    pub memory: Share,
 }
 
 /// An open directory: what was there when it was read from its beginning.
 pub struct OpenDir {
     /// The id that it was opened by.
     pub node: NodeId,
-    /// The listing, read when it is first needed and again after rewinddir(3).
-    pub entries: Mutex<Option<Arc<[DirEntry]>>>,
+    /// The listing, read when it is first needed and again after rewinddir(3), and its share of
+    /// what its opener may have in memory.
+    pub entries: Mutex<Option<(Arc<[DirEntry]>, Share)>>,
+    /// Who opened it.
+    pub opener: u32,
     /// Its share of what its opener may have open.
     pub share: Share,
 }

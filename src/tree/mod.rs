@@ -21,6 +21,7 @@ use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
+use crate::memory::HEAVY;
 use crate::monitor::Mounted;
 use crate::quota::Quota;
 use crate::vfs::{
@@ -50,8 +51,8 @@ pub struct Opening {
     pub fh: Fh,
     /// Whether it is open for writing.
     pub write: bool,
-    /// Whether its last close does something.
-    pub finishes: bool,
+    /// Whether its closes are to be told ([`Handle::flush`](crate::vfs::Handle::flush)).
+    pub flushes: bool,
     /// Who moves its data.
     pub io: Io,
 }
@@ -62,6 +63,7 @@ pub struct Tree {
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
     quota: Arc<Quota>,
+    memory: Arc<Quota>,
 }
 
 impl Tree {
@@ -72,7 +74,8 @@ impl Tree {
 
     fn with_root(quota: Arc<Quota>, root: Item) -> Self {
         let nodes = Nodes::new(root, Attr::directory(0, 0o755));
-        Self { nodes, files: Handles::default(), dirs: Handles::default(), quota }
+        let (files, dirs, memory) = (Handles::default(), Handles::default(), Quota::memory());
+        Self { nodes, files, dirs, quota, memory }
     }
 
     fn dir(&self, id: NodeId) -> Result<Arc<dyn Dir>> {
@@ -131,14 +134,11 @@ impl Tree {
     }
 
     /// Changes attributes and returns the new ones.
-    pub fn change(
-        &self,
-        caller: Caller,
-        id: NodeId,
-        fh: Option<Fh>,
-        mut change: Change,
-    ) -> Result<Attr> {
-        let node = self.nodes.get(id)?;
+    pub fn change(&self, cx: &Cx, id: NodeId, fh: Option<Fh>, mut change: Change) -> Result<Attr> {
+        let (node, caller) = (self.nodes.get(id)?, cx.caller);
+        if change.size.is_some() && cx.wait == Wait::Try && is_heavy(&self.attr(id, fh)?) {
+            return Err(Error::deferred());
+        }
         let object = match &node.item {
             Item::Object(object) => object,
             Item::Dir(_) | Item::Link(_) => return fail(Errno::EPERM),
@@ -298,6 +298,9 @@ impl Tree {
             Item::Dir(_) => return fail(Errno::EISDIR),
             Item::Link(_) => return fail(Errno::ELOOP),
         };
+        if how.truncate && cx.wait == Wait::Try && is_heavy(&how.checked) {
+            return Err(Error::deferred());
+        }
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
         let other = self.nodes.opened(id);
@@ -307,9 +310,12 @@ impl Tree {
             Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),
             opened => opened,
         };
-        match opened {
-            Ok(opened) => {
-                let finishes = opened.handle.finishes().is_some();
+        let charged = opened.and_then(|opened| {
+            Ok((self.memory.take_many(cx.caller.uid, opened.handle.memory())?, opened))
+        });
+        match charged {
+            Ok((memory, opened)) => {
+                let flushes = opened.handle.flushes();
                 let file = OpenFile {
                     node: id,
                     write: how.write,
@@ -317,9 +323,10 @@ impl Tree {
                     opener: cx.caller,
                     handle: opened.handle,
                     share,
+                    memory,
                 };
                 self.files.insert(fh, file);
-                Ok(Opening { fh, write: how.write, finishes, io: opened.io })
+                Ok(Opening { fh, write: how.write, flushes, io: opened.io })
             }
             Err(error) => {
                 self.nodes.end_open(id, fh, how.write);
@@ -346,25 +353,25 @@ impl Tree {
         self.dir(id)?;
         let share = self.quota.take(caller.uid)?;
         let fh = self.dirs.number();
-        self.dirs.insert(fh, OpenDir { node: id, entries: Mutex::default(), share });
+        let opener = caller.uid;
+        self.dirs.insert(fh, OpenDir { node: id, entries: Mutex::default(), opener, share });
         Ok(fh)
     }
 
     /// The entries of an open directory; read anew if `rewind`.
-    pub fn read_dir(&self, id: NodeId, fh: Fh, rewind: bool) -> Result<Arc<[DirEntry]>> {
+    pub fn read_dir(&self, cx: &Cx, id: NodeId, fh: Fh, rewind: bool) -> Result<Arc<[DirEntry]>> {
         let open = self.dirs.get(fh)?;
         if open.node != id {
             return fail(Errno::EBADF);
         }
-        let mut entries = open.entries.lock();
-        match &*entries {
-            Some(entries) if !rewind => Ok(Arc::clone(entries)),
-            _ => {
-                let listed: Arc<[DirEntry]> = self.dir(id)?.list()?.into();
-                *entries = Some(Arc::clone(&listed));
-                Ok(listed)
-            }
+        if let Some((entries, _)) = open.entries.lock().as_ref().filter(|_| !rewind) {
+            return Ok(Arc::clone(entries));
         }
+        let listed: Arc<[DirEntry]> = self.dir(id)?.list(cx.wait)?.into();
+        let names: usize = listed.iter().map(|entry| entry.name.capacity()).sum();
+        let share = self.memory.take_many(open.opener, names + size_of_val(&*listed))?;
+        *open.entries.lock() = Some((Arc::clone(&listed), share));
+        Ok(listed)
     }
 
     /// The directory above a directory.
@@ -375,7 +382,7 @@ impl Tree {
     /// Closes a directory.
     pub fn release_dir(&self, fh: Fh) -> Result<()> {
         let dir = self.dirs.remove(fh)?;
-        let long = dir.entries.lock().as_ref().is_some_and(|entries| entries.len() > LONG);
+        let long = dir.entries.lock().as_ref().is_some_and(|(entries, _)| entries.len() > LONG);
         drop(dir);
         if long {
             crate::memory::give_back();
@@ -395,6 +402,11 @@ impl Tree {
         parts.reverse();
         parts.join("/")
     }
+}
+
+/// Whether it takes long to free what it holds.
+fn is_heavy(attr: &Attr) -> bool {
+    attr.blocks.saturating_mul(512) > HEAVY
 }
 
 /// Leaves to a worker what is made slowly.

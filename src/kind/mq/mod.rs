@@ -85,7 +85,8 @@ impl Kind for Queues {
 
     fn limits(&self, caller: Caller) -> Vec<Limit> {
         let mut limits = Vec::new();
-        if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list()) {
+        if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list(Wait::Block))
+        {
             limits.push(Limit::used("mq_queues", most, there.len() as u64));
         }
         for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
@@ -118,7 +119,7 @@ impl Queues {
             (owner == uid).then(|| cost::of(maxmsg as u64, msgsize as u64))
         };
         let costs: Vec<u64> =
-            self.dir.list().unwrap_or_default().into_iter().filter_map(cost).collect();
+            self.dir.list(Wait::Block).unwrap_or_default().into_iter().filter_map(cost).collect();
         (costs.len(), costs.iter().sum())
     }
 
@@ -142,7 +143,7 @@ impl Queues {
                 cost::exceeded(caller.uid, limit, cost, self.charged_to(caller.uid))
             }
             (Errno::ENOSPC, _) => {
-                let there = self.dir.list().map_or(0, |there| there.len());
+                let there = self.dir.list(Wait::Block).map_or(0, |there| there.len());
                 format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
             }
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
@@ -194,8 +195,8 @@ impl Dir for Queues {
         Ok(Item::Object(Arc::new(queue)))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
-        let mut entries = self.dir.list()?;
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
+        let mut entries = self.dir.list(wait)?;
         entries.retain(|entry| entry.file_type == FileType::Regular);
         Ok(entries)
     }

@@ -178,13 +178,13 @@ impl Dir for Semaphores {
         Ok(Item::Object(Arc::new(semaphore)))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let semaphore = |entry: DirEntry| {
             let name = entry.name.strip_prefix(PREFIX)?;
             let listed = entry.file_type == FileType::Regular && file_name(name).is_ok();
             listed.then(|| DirEntry { name: name.to_vec(), ..entry })
         };
-        Ok(self.dir.list()?.into_iter().filter_map(semaphore).collect())
+        Ok(self.dir.list(wait)?.into_iter().filter_map(semaphore).collect())
     }
 
     fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {

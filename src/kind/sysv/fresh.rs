@@ -14,7 +14,7 @@
 //!
 //! What comes in large pieces is gathered: a write of more than a mebibyte, which the kernel cuts
 //! into several requests, and what `cp`, `cat` and `dd` write of a large file. A piece of less than
-//! [`PIECE`] bytes, another operation, the last close or more than [`GATHERED`] bytes end it, and
+//! [`PIECE`] bytes, another operation, a close by who has opened it, the last close or more than [`GATHERED`] bytes end it, and
 //! the segment is made as large as all of it together. It has one page until then.
 //!
 //! Such an open file cannot be mapped (`ENODEV`): the kernel wants to know what to map at the open,
@@ -220,8 +220,16 @@ impl Handle for Fresh {
         self.with(|file| file.seek(offset, whence))
     }
 
-    fn finishes(&self) -> Option<bool> {
-        Some(matches!(*self.state.lock(), State::Gathering(..)))
+    fn is_heavy(&self) -> bool {
+        matches!(&*self.state.lock(), State::Sized(file) if file.is_heavy())
+    }
+
+    fn flushes(&self) -> bool {
+        true
+    }
+
+    fn flush(&self, cx: &Cx) -> Result<()> {
+        self.finish(cx)
     }
 
     fn finish(&self, cx: &Cx) -> Result<()> {

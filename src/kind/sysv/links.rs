@@ -15,7 +15,7 @@ use super::super::{Options, state};
 use super::Name;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, DirEntry, FileType};
+use crate::vfs::{Attr, DirEntry, FileType, Wait};
 
 /// Tells the numbers of links (inode numbers) from those of objects (identifiers) of the same
 /// directory.
@@ -88,9 +88,9 @@ impl Links {
     }
 
     /// All of them.
-    pub(super) fn list(&self) -> Result<Vec<DirEntry>> {
+    pub(super) fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let Some(dir) = self.dir() else { return Ok(Vec::new()) };
-        let mut entries = dir.list()?;
+        let mut entries = dir.list(wait)?;
         entries.retain(|entry| {
             entry.file_type == FileType::Symlink
                 && Name::parse(&entry.name).is_none()

@@ -39,6 +39,7 @@ pub mod sem;
 pub mod shm;
 mod watch;
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -48,7 +49,10 @@ use super::{Attributes, Kind, Limit, Options, Profile, shared_mode};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, Object};
+use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, MANY, Object, Wait};
+
+/// About as many bytes has a line of a table in /proc/sysvipc.
+const LINE: usize = 120;
 
 /// What a name in one of the directories stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,13 +248,19 @@ impl<F: Family> Dir for Objects<F> {
         Ok(Item::Object(Arc::clone(&self.family).object(attr.ident as i32)))
     }
 
-    fn list(&self) -> Result<Vec<DirEntry>> {
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
-        for (key, id) in parse_table(&std::fs::read(self.family.table())?) {
+        let mut table = Vec::new();
+        let most = if wait == Wait::Try { (MANY * LINE) as u64 } else { u64::MAX };
+        std::fs::File::open(self.family.table())?.take(most).read_to_end(&mut table)?;
+        if table.len() as u64 == most {
+            return Err(Error::deferred());
+        }
+        for (key, id) in parse_table(&table) {
             let name = name_of(key, id).into_bytes();
             entries.push(DirEntry { name, ident: id as u64, file_type: FileType::Regular });
         }
-        entries.extend(self.links.list()?);
+        entries.extend(self.links.list(wait)?);
         Ok(entries)
     }
 

@@ -41,6 +41,7 @@ use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
+use crate::memory::{HEAVY, free_later};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
@@ -122,7 +123,12 @@ impl Family for Segments {
     }
 
     fn remove(&self, id: i32) -> Result<()> {
-        Ok(sys::remove(id)?)
+        let size = sys::stat(id).map_or(0, |segment| segment.shm_segsz as u64);
+        // The last detach frees it.
+        let kept = (size > HEAVY).then(|| sys::Attachment::new(id, false).ok()).flatten();
+        let removed = sys::remove(id);
+        free_later(kept);
+        Ok(removed?)
     }
 
     fn limits(&self) -> Vec<Limit> {
@@ -314,6 +320,10 @@ fn own_file(address: usize, size: u64, write: bool) -> Option<Arc<OwnedFd>> {
 }
 
 impl Handle for SegmentFile {
+    fn is_heavy(&self) -> bool {
+        self.size > HEAVY
+    }
+
     fn attr(&self) -> Option<Result<Attr>> {
         let attr = sys::stat(self.id).map(|segment| segment_attr(&segment, self.id));
         Some(attr.map_err(Error::new))

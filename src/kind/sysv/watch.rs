@@ -173,13 +173,13 @@ mod tests {
     #[test]
     fn a_signal_ends_the_wait_and_the_lead_goes_on() {
         use crate::block::Blocker;
-        let (watch, blocker) = (Arc::new(Watch::default()), Arc::new(Blocker::default()));
+        let (watch, blocker) = (Arc::new(Watch::default()), Blocker::for_tests());
         let flag = Arc::new(AtomicBool::new(false));
         let (send, receive) = mpsc::channel();
         for id in 0..2 {
             let (watch, flag, send) = (Arc::clone(&watch), Arc::clone(&flag), send.clone());
             blocker
-                .submit(id, move |flight| {
+                .submit(id, 0, None, move |flight| {
                     let outcome = flight.until_cancelled(|| {
                         let flag = Arc::clone(&flag);
                         watch.wait(move || Look { ready: flag.load(Ordering::SeqCst), cost: 1 })
