@@ -24,6 +24,8 @@ const IDLE_TIME: Duration = Duration::from_secs(2);
 /// A worker's stack. Only what it touches is memory. glibc keeps 40 MiB of stacks of ended threads:
 /// the larger they are, the fewer are kept with the pages that they have touched.
 const STACK: usize = 1024 * 1024;
+/// A stack and the page that guards its end.
+const STACK_MAPPINGS: usize = 2;
 /// As many workers leave enough memory behind for the heap to be trimmed.
 const CROWD: usize = 64;
 /// The kernel's request ids are even and count up from 0; those of work that no request asked for
@@ -43,12 +45,12 @@ pub struct Flight {
     state: AtomicI32,
     /// What it waits for, if that is an object.
     errand: Option<Errand>,
-    /// Its share of what its user may have waiting.
-    _share: Option<Share>,
+    /// Its share of what its user may have waiting, and of the daemon's memory for its stack.
+    _share: Option<(Option<Share>, Share)>,
 }
 
 impl Flight {
-    fn new(errand: Option<Errand>, share: Option<Share>) -> Self {
+    fn new(errand: Option<Errand>, share: Option<(Option<Share>, Share)>) -> Self {
         let (tid, state) = (AtomicI32::new(0), AtomicI32::new(Self::GOING));
         Self { since: Instant::now(), tid, state, errand, _share: share }
     }
@@ -205,7 +207,7 @@ impl Blocker {
 
     /// Has a worker do `work`, which `cancel(id, ..)` ends, for the user `uid`, of whose share of
     /// what may be waiting it takes one; `errand` says what is being waited for
-    /// ([`Blocker::errands`]).
+    /// ([`Blocker::errands`]), if it waits for an object at all.
     ///
     /// Fails with `EAGAIN` where no thread is to be had or the user has too many requests waiting,
     /// `work` having been dropped; with `ECONNABORTED` after [`Blocker::close`].
@@ -216,8 +218,15 @@ impl Blocker {
         errand: Option<Errand>,
         work: impl FnOnce(&Flight) + Send + 'static,
     ) -> Result<()> {
-        let share = Some(self.quota.take(uid)?);
-        self.start(id, Flight::new(errand, share), work)
+        let no_stack = |error: Error| match error.what() {
+            Some(what) => Error::because(Errno::EAGAIN, what),
+            None => Error::new(Errno::EAGAIN),
+        };
+        let stack = Quota::mappings().take_many(uid, STACK_MAPPINGS).map_err(no_stack)?;
+        // A request that only takes its time waits for nobody.
+        let waits = errand.is_some() || id >= INTERNAL;
+        let waiting = waits.then(|| self.quota.take(uid)).transpose()?;
+        self.start(id, Flight::new(errand, Some((waiting, stack))), work)
     }
 
     /// Has a worker do what nobody waits for.

@@ -301,6 +301,7 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
         .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
     serving.store(true, Ordering::SeqCst);
     ready();
+    privilege::forbid_unneeded();
     let outcome = session.run();
     outcome.map_err(|error| format!("serving has ended: {}", sentence(&error)))
 }
@@ -487,6 +488,7 @@ impl Guard {
                 sys::leave_terminal();
                 let _ = setsid();
                 let _ = nix::sys::prctl::set_name(c"ipcfs-guard");
+                privilege::keep_unmounting();
                 let mut word = [0];
                 // A word is a dismissal; the end of the pipe is the end of the daemon.
                 let dismissed = matches!(File::from(reader).read(&mut word), Ok(1));

@@ -1,7 +1,7 @@
 //! How much of the daemon one user may take, so that there is something left for the others.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -67,6 +67,20 @@ impl Quota {
     pub fn memory() -> Arc<Self> {
         const EACH: usize = 256 << 20;
         Self::new("bytes of open listings and texts", Errno::ENOMEM, EACH, 4 * EACH)
+    }
+
+    /// Mappings of the daemon's memory (`vm.max_map_count`, `proc_sys_vm(5)`): an attached segment is
+    /// one, a semaphore in use and a waiting request's stack are two each.
+    pub fn mappings() -> &'static Arc<Self> {
+        static MAPPINGS: OnceLock<Arc<Quota>> = OnceLock::new();
+        MAPPINGS.get_or_init(|| {
+            const DEFAULT: usize = 65_530;
+            const OWN: usize = 1024;
+            let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+            let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT);
+            let all = most.saturating_sub(OWN);
+            Self::new("mappings of the daemon's memory", Errno::ENOMEM, all / 4, all)
+        })
     }
 
     /// No limit, for what serves nobody else.

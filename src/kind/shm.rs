@@ -23,7 +23,7 @@ use nix::unistd::Whence;
 
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
-use super::{Attributes, Kind, Limit, Options, Profile};
+use super::{Attributes, Kind, Limit, Options, Profile, shared_directory};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::memory::{HEAVY, free_later};
@@ -132,7 +132,7 @@ impl Kind for Segments {
 
 impl Dir for Segments {
     fn attr(&self) -> Result<Attr> {
-        self.dir.attr()
+        Ok(shared_directory(self.dir.attr()?))
     }
 
     fn children(&self) -> Children {

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
+use crate::quota::{Quota, Share};
 
 /// How many files can be mapped at a time.
-const SLOTS: usize = 16_384;
+const SLOTS: usize = 32_768;
 
 /// The reserved stretch; 0 until there is one. For the handler, which may take no lock.
 static START: AtomicUsize = AtomicUsize::new(0);
@@ -48,12 +49,15 @@ fn slot_of(address: usize) -> Option<usize> {
 #[derive(Debug)]
 pub struct Mapping {
     slot: usize,
+    _share: Share,
 }
 
 impl Mapping {
-    /// Maps a file that is open for reading and writing.
-    pub fn new(file: BorrowedFd<'_>) -> Result<Self> {
+    /// Maps a file that is open for reading and writing, for the user `uid`. `ENOMEM` if they have
+    /// too many.
+    pub fn new(file: BorrowedFd<'_>, uid: u32) -> Result<Self> {
         prepare()?;
+        let share = Quota::mappings().take_many(uid, 2)?;
         let slot = {
             let mut free = FREE.lock();
             match free.0.pop() {
@@ -64,13 +68,13 @@ impl Mapping {
                 }
                 None => {
                     return Err(Error::because(
-                        Errno::ENFILE,
+                        Errno::ENOMEM,
                         format!("{SLOTS} semaphores are in use at a time already"),
                     ));
                 }
             }
         };
-        let mapping = Self { slot };
+        let mapping = Self { slot, _share: share };
         TORN[slot].store(false, Ordering::SeqCst);
         sys::map(mapping.address(), PAGE.load(Ordering::SeqCst), file)?;
         Ok(mapping)
@@ -223,14 +227,14 @@ mod tests {
     #[test]
     fn a_file_cut_short_is_noticed_and_nothing_dies() {
         let file = file();
-        let mapping = Mapping::new(file.as_fd()).unwrap();
+        let mapping = Mapping::new(file.as_fd(), 0).unwrap();
         mapping.word().store(7, Ordering::SeqCst);
         assert!(!mapping.is_torn());
         file.set_len(0).unwrap();
         mapping.word().fetch_add(1, Ordering::SeqCst);
         assert!(mapping.is_torn());
         file.set_len(32).unwrap();
-        let again = Mapping::new(file.as_fd()).unwrap();
+        let again = Mapping::new(file.as_fd(), 0).unwrap();
         assert_eq!(again.word().load(Ordering::SeqCst), 0);
         assert!(!again.is_torn());
     }
@@ -239,7 +243,7 @@ mod tests {
     fn slots_are_used_again() {
         let file = file();
         for round in 0..2 * SLOTS as u64 {
-            let mapping = Mapping::new(file.as_fd()).unwrap();
+            let mapping = Mapping::new(file.as_fd(), 0).unwrap();
             assert_eq!(mapping.word().fetch_add(1, Ordering::SeqCst), round);
         }
     }
@@ -249,7 +253,7 @@ mod tests {
         let file = file();
         for _ in 0..50 {
             file.set_len(32).unwrap();
-            let mapping = Mapping::new(file.as_fd()).unwrap();
+            let mapping = Mapping::new(file.as_fd(), 0).unwrap();
             std::thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {

@@ -212,12 +212,12 @@ struct Semaphore {
 
 impl Semaphore {
     /// The semaphore with its memory mapped.
-    fn live(&self) -> Result<(Arc<Live>, Attr)> {
+    fn live(&self, uid: u32) -> Result<(Arc<Live>, Attr)> {
         let (pin, attr) = self.kind.semaphore(&self.name, self.ident)?;
         if let Some(live) = self.kind.in_use.get(&self.ident).filter(|live| live.is_whole()) {
             return Ok((live, attr));
         }
-        let live = Live::new(fsdir::reopen(&pin, OFlag::O_RDWR)?)?;
+        let live = Live::new(fsdir::reopen(&pin, OFlag::O_RDWR)?, uid)?;
         Ok((self.kind.in_use.get_or(self.ident, live, Live::is_whole), attr))
     }
 
@@ -228,9 +228,9 @@ impl Semaphore {
     }
 
     /// Opens the semaphore's own file, or `try`, which never waits.
-    fn open_file(&self, how: &How, patient: bool) -> Result<(Attr, Opened)> {
+    fn open_file(&self, cx: &Cx, how: &How, patient: bool) -> Result<(Attr, Opened)> {
         let (source, attr) = if how.write {
-            let (live, attr) = self.live()?;
+            let (live, attr) = self.live(cx.caller.uid)?;
             (Source::Live(live), attr)
         } else {
             let (file, attr) = self.file()?;
@@ -258,8 +258,8 @@ impl Object for Semaphore {
         self.kind.dir.change(caller, &file_name(&self.name)?, self.ident, change)
     }
 
-    fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let (attr, opened) = self.open_file(how, true)?;
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
+        let (attr, opened) = self.open_file(cx, how, true)?;
         how.verify(&attr)?;
         Ok(opened)
     }
@@ -313,20 +313,20 @@ const CONTROLS: &[Control<Semaphore>] = &[
         name: "try",
         access: Access::Write,
         about: "as the semaphore, but EAGAIN instead of waiting",
-        serve: Serve::Open(|semaphore, _, how| Ok(semaphore.open_file(how, false)?.1)),
+        serve: Serve::Open(|semaphore, cx, how| Ok(semaphore.open_file(cx, how, false)?.1)),
     },
     Control {
         name: "hold",
         access: Access::Alter,
         about: "a lock that survives a crash: opening waits for one and takes it, the last close \
                 gives it back",
-        serve: Serve::Open(|semaphore, cx, _| hold::hold(semaphore.live()?.0, cx)),
+        serve: Serve::Open(|semaphore, cx, _| hold::hold(semaphore.live(cx.caller.uid)?.0, cx)),
     },
     Control {
         name: "tryhold",
         access: Access::Alter,
         about: "as hold, but EAGAIN instead of waiting",
-        serve: Serve::Open(|semaphore, cx, _| hold::try_hold(semaphore.live()?.0, cx)),
+        serve: Serve::Open(|semaphore, cx, _| hold::try_hold(semaphore.live(cx.caller.uid)?.0, cx)),
     },
     Control {
         name: "holders",
@@ -349,8 +349,8 @@ struct Live {
 }
 
 impl Live {
-    fn new(file: OwnedFd) -> Result<Self> {
-        let word = Word::new(&file)?;
+    fn new(file: OwnedFd, uid: u32) -> Result<Self> {
+        let word = Word::new(&file, uid)?;
         Ok(Self { file, word, holds: Holds::default(), bulk: Tickets::default() })
     }
 

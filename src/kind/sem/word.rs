@@ -109,9 +109,9 @@ pub struct Word {
 }
 
 impl Word {
-    /// Maps a semaphore's file, which is open for reading and writing.
-    pub fn new(file: impl AsFd) -> Result<Self> {
-        Ok(Self { mapping: Mapping::new(file.as_fd())? })
+    /// Maps a semaphore's file, which is open for reading and writing, for the user `uid`.
+    pub fn new(file: impl AsFd, uid: u32) -> Result<Self> {
+        Ok(Self { mapping: Mapping::new(file.as_fd(), uid)? })
     }
 
     /// Whether the file has been cut short, so that this is of no use any more.
@@ -329,7 +329,7 @@ mod tests {
 
     fn semaphore(value: u32) -> (File, Arc<Word>) {
         let file = file(&fresh(value).unwrap());
-        let word = Arc::new(Word::new(&file).unwrap());
+        let word = Arc::new(Word::new(&file, 0).unwrap());
         (file, word)
     }
 
@@ -414,13 +414,13 @@ mod tests {
     fn forged_contents_are_an_error_and_junk_behind_the_word_is_ignored() {
         let forged = file(&[0xff; SIZE]);
         assert_eq!(read(forged.as_fd()).unwrap_err().errno(), Errno::EIO);
-        let word = Word::new(&forged).unwrap();
+        let word = Word::new(&forged, 0).unwrap();
         for outcome in [word.set(1), word.post(1), word.take(1), word.try_take(1).map(drop)] {
             assert_eq!(outcome.unwrap_err().errno(), Errno::EIO);
         }
         let mut junk = [0xff; SIZE];
         junk[..8].copy_from_slice(&1_u64.to_ne_bytes());
-        let junk = Word::new(file(&junk)).unwrap();
+        let junk = Word::new(file(&junk), 0).unwrap();
         junk.take(1).unwrap();
         junk.post(1).unwrap();
     }

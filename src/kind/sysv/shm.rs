@@ -42,6 +42,7 @@ use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
 use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
 use crate::memory::{HEAVY, free_later};
+use crate::quota::{Quota, Share};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces,
@@ -271,6 +272,7 @@ const CONTROLS: &[Control<Segment>] = &[
 pub(super) struct SegmentFile {
     id: i32,
     attachment: sys::Attachment,
+    _share: Share,
     size: u64,
     /// The segment's own file, where it is to be had.
     file: Option<Arc<OwnedFd>>,
@@ -279,12 +281,13 @@ pub(super) struct SegmentFile {
 impl SegmentFile {
     /// Attaches a segment.
     pub(super) fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
+        let share = Quota::mappings().take(caller.uid)?;
         let attachment = sys::Attachment::new(id, write)?;
         kind.note(id, LAST, caller);
         // What it is cannot change any more.
         let size = sys::stat(id)?.shm_segsz as u64;
         let file = own_file(attachment.address(), size, write);
-        Ok(Self { id, attachment, size, file })
+        Ok(Self { id, attachment, size, file, _share: share })
     }
 
     /// Its identifier.
