@@ -46,7 +46,7 @@ impl<Q: Messages> Handle for Drain<Q> {
     }
 
     fn unread(&self, bytes: &[u8]) {
-        self.reader.unread(&self.queue, bytes.len());
+        self.reader.unread(&self.queue, bytes);
     }
 }
 

@@ -192,14 +192,19 @@ impl Gather {
         state.position < state.end()
     }
 
-    /// Gives back the messages whose lines began in the last read, which was of `bytes` bytes. The
-    /// rest of a line that began earlier stays for those who share the file.
-    pub fn unread(&self, queue: &impl Messages, bytes: usize) {
+    /// Gives back the messages whose lines began in the last read, which gave `bytes`. The rest of a
+    /// line that began earlier stays for those who share the file.
+    pub fn unread(&self, queue: &impl Messages, bytes: &[u8]) {
         let mut state = self.state.lock();
-        let from = state.position.checked_sub(bytes as u64);
-        let Some(from) = from.filter(|from| state.last == bytes && *from >= state.start) else {
-            return;
+        let from = state.position.checked_sub(bytes.len() as u64);
+        // Those who share the file may have read on since; if they were given the same, one of the
+        // two goes back, which of them is all one.
+        let is_last = |from: &u64| {
+            let at = from.checked_sub(state.start).map(|at| at as usize);
+            let given = at.and_then(|at| state.text.get(at..at + bytes.len()));
+            state.last == bytes.len() && given == Some(bytes)
         };
+        let Some(from) = from.filter(is_last) else { return };
         state.position = from;
         let messages = state.cut(from);
         drop(state);
@@ -287,9 +292,20 @@ mod tests {
     fn what_a_killed_reader_took_goes_back_whole() {
         let (gather, queue) = (Gather::new(true, false), queue(&[b"a", b"b", b"c"]));
         let bytes = read(&gather, &queue, 0, MANY);
-        gather.unread(&queue, bytes.len());
+        gather.unread(&queue, &bytes);
         assert_eq!(queue.queued().unwrap(), 3);
         assert_eq!(read(&gather, &queue, 0, MANY), bytes);
+    }
+
+    #[test]
+    fn what_another_has_read_since_stays_read() {
+        let (gather, queue) = (Gather::new(false, false), queue(&[b"a", b"b"]));
+        let first = read(&gather, &queue, 0, 100);
+        let second = read(&gather, &queue, 0, 100);
+        gather.unread(&queue, &first);
+        assert_eq!(queue.queued().unwrap(), 0);
+        gather.unread(&queue, &second);
+        assert_eq!(read(&gather, &queue, 0, 100), b"b\n");
     }
 
     #[test]
@@ -298,12 +314,12 @@ mod tests {
         assert_eq!(read(&gather, &queue, 0, 2), b"ab");
         let bytes = read(&gather, &queue, 0, 100);
         assert_eq!(bytes, b"c\n");
-        gather.unread(&queue, bytes.len());
+        gather.unread(&queue, &bytes);
         assert_eq!(queue.queued().unwrap(), 1);
         assert_eq!(read(&gather, &queue, 0, 100), b"c\n");
         let bytes = read(&gather, &queue, 0, 1);
         assert_eq!(bytes, b"d");
-        gather.unread(&queue, 1);
+        gather.unread(&queue, &bytes);
         assert_eq!(queue.queued().unwrap(), 1);
     }
 }

@@ -132,7 +132,7 @@ impl<Q: Messages> Handle for LinesFile<Q> {
     }
 
     fn unread(&self, bytes: &[u8]) {
-        self.reader.unread(&self.queue, bytes.len());
+        self.reader.unread(&self.queue, bytes);
     }
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {

@@ -204,6 +204,18 @@ impl<Q: Messages> Handle for MessageFile<Q> {
         }
     }
 
+    /// Gives back what was taken for one of several who shared the file and had it no more.
+    fn finish(&self, cx: &Cx) -> Result<()> {
+        let mut reader = self.reader.lock();
+        while let Some(taken) = reader.next.pop_front() {
+            if let Err(error) = self.queue.send(cx, taken.tag, &taken.data) {
+                reader.next.push_front(taken);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
         // The rest of a write that the kernel has cut (more than 256 pieces in one writev): what
         // has gone cannot be called back, the count tells the caller.
@@ -366,6 +378,20 @@ mod tests {
         let bytes = read(&file, 0, 100);
         file.unread(&bytes);
         assert_eq!(read(&file, 0, 100), b"job");
+    }
+
+    #[test]
+    fn what_nobody_has_read_goes_back_at_the_last_close() {
+        let file = file(&[b"one", b"two"], true);
+        // Two who share the file, waiting at the same position.
+        let mut first = Vec::new();
+        file.read(&CX, 0, 100, &mut first).unwrap();
+        let data = file.queue.queued.lock().pop_front().unwrap();
+        file.reader.lock().next.push_back(Taken { tag: data.0, data: data.1 });
+        file.finish(&CX).unwrap();
+        assert_eq!(file.queue.queued.lock().front().unwrap().1, b"two");
+        file.finish(&CX).unwrap();
+        assert_eq!(file.queue.queued.lock().len(), 1, "only once");
     }
 
     #[test]
