@@ -25,6 +25,9 @@ pub trait Mounted: Send + Sync {
     /// What each user may have open.
     fn quota(&self) -> &Quota;
 
+    /// What each user may have in memory.
+    fn memory(&self) -> &Quota;
+
     /// The object that a node stands for, or is a control file of.
     fn object(&self, node: u64) -> Option<ObjectId>;
 

@@ -4,6 +4,7 @@ use super::Kinds;
 use crate::caller::Caller;
 use crate::kind::Limit;
 use crate::monitor;
+use crate::quota::Quota;
 use crate::status::Fields;
 
 /// All limits, as they are for `caller`.
@@ -52,6 +53,9 @@ pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     if let Some(mounted) = monitor.mounted() {
         let (max, used) = mounted.quota().of(caller.uid);
         fields = quota(fields, "daemon_open_files", max, used);
+        let (max, used) = mounted.memory().of(caller.uid);
+        fields = quota(fields, "daemon_listing_bytes", max, used);
     }
-    fields
+    let (max, used) = Quota::mappings().of(caller.uid);
+    quota(fields, "daemon_mappings", max, used)
 }

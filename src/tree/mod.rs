@@ -443,6 +443,10 @@ impl Mounted for Tree {
         &self.quota
     }
 
+    fn memory(&self) -> &Quota {
+        &self.memory
+    }
+
     fn object(&self, node: u64) -> Option<ObjectId> {
         match self.nodes.item(NodeId(node)).ok()? {
             Item::Object(object) => object.id(),
