@@ -19,6 +19,7 @@ mod reports;
 mod sem;
 mod shm;
 mod sysv_msg;
+mod sysv_msg_waiting;
 mod sysv_sem;
 mod sysv_shm;
 mod usage;
