@@ -1,6 +1,5 @@
 //! sysv/msg/: System V message queues.
 
-use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use crate::common::{World, eventually};
