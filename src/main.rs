@@ -19,4 +19,16 @@ mod shim {
         // SAFETY: the caller's promise is passed on.
         unsafe { ipcfs::fuse::interrupt::read(fd, buffer, count) }
     }
+
+    /// Stands in for the C library's writev(2), so that fuser's answers go through
+    /// [`ipcfs::fuse::answer::writev`], which puts small ones together.
+    ///
+    /// # Safety
+    ///
+    /// As for writev(2): `pieces` are `count` pieces of memory that can be read.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn writev(fd: i32, pieces: *const libc::iovec, count: i32) -> isize {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { ipcfs::fuse::answer::writev(fd, pieces, count) }
+    }
 }

@@ -1,11 +1,12 @@
 //! How much of the daemon one user may take, so that there is something left for the others.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
+use crate::numbers::Map;
 
 /// Descriptors that are kept free for look-ups and whatever else every request needs.
 const RESERVE: u64 = 16;
@@ -32,7 +33,7 @@ pub struct Quota {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    by_user: HashMap<u32, usize>,
+    by_user: Map<u32, usize>,
 }
 
 /// What has been taken, given back when it is dropped.
@@ -96,20 +97,28 @@ impl Quota {
     /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
     /// `ENOMEM` when there is not so much left for them.
     pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
+        let share = || Share { quota: Arc::clone(self), uid, amount };
+        if amount == 0 {
+            return Ok(share());
+        }
         let mut taken = self.taken.lock();
-        let own = taken.by_user.get(&uid).copied().unwrap_or(0);
+        let Taken { all, by_user } = &mut *taken;
+        let own = by_user.entry(uid).or_insert(0);
         let each = if uid == 0 { self.all } else { self.each };
         let exceeds = |used: usize, limit| used.saturating_add(amount) > limit;
-        if exceeds(own, each) || exceeds(taken.all, self.all) {
-            let (what, all) = (self.what, taken.all);
+        if exceeds(*own, each) || exceeds(*all, self.all) {
+            let (what, own, all) = (self.what, *own, *all);
+            if own == 0 {
+                by_user.remove(&uid);
+            }
             return Err(Error::because(
                 self.errno,
                 format!("uid {uid} has {own} {what} of {each}, all users together have {all}"),
             ));
         }
-        taken.all += amount;
-        taken.by_user.insert(uid, own + amount);
-        Ok(Share { quota: Arc::clone(self), uid, amount })
+        *all += amount;
+        *own += amount;
+        Ok(share())
     }
 
     /// How many a user may have, and has.
@@ -121,12 +130,15 @@ impl Quota {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        if self.amount == 0 {
+            return;
+        }
         let mut taken = self.quota.taken.lock();
         taken.all = taken.all.saturating_sub(self.amount);
-        if let Some(own) = taken.by_user.get_mut(&self.uid) {
-            *own = own.saturating_sub(self.amount);
-            if *own == 0 {
-                taken.by_user.remove(&self.uid);
+        if let Entry::Occupied(mut own) = taken.by_user.entry(self.uid) {
+            *own.get_mut() = own.get().saturating_sub(self.amount);
+            if *own.get() == 0 {
+                own.remove();
             }
         }
     }

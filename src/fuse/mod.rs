@@ -3,6 +3,7 @@
 //! Each request is first tried without waiting, in the loop that received it. What would block is
 //! handed to [`crate::block`], with the reply.
 
+pub mod answer;
 pub mod interrupt;
 pub mod passthrough;
 mod poll;

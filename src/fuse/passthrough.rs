@@ -8,7 +8,6 @@
 //! Where passthrough is not to be had, reads and writes come to the handle, and a shared mapping
 //! is refused by the kernel (`ENODEV`), since it could not be coherent.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +17,7 @@ use fuser::{BackingId, FopenFlags, InitFlags, KernelConfig};
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
+use crate::numbers::Map;
 use crate::tree::Opening;
 use crate::tree::handles::Fh;
 use crate::tree::nodes::NodeId;
@@ -123,13 +123,13 @@ pub(super) fn flags(io: &Io) -> FopenFlags {
 
 /// The backing ids in use, by node and by open file.
 struct Ids<T> {
-    nodes: HashMap<NodeId, Weak<T>>,
-    files: HashMap<Fh, (NodeId, Arc<T>)>,
+    nodes: Map<NodeId, Weak<T>>,
+    files: Map<Fh, (NodeId, Arc<T>)>,
 }
 
 impl<T> Default for Ids<T> {
     fn default() -> Self {
-        Self { nodes: HashMap::new(), files: HashMap::new() }
+        Self { nodes: Map::default(), files: Map::default() }
     }
 }
 

@@ -3,7 +3,6 @@
 //! When nothing is ready, the kernel asks to be told. A worker then waits for the object as a
 //! reader or writer would, taking nothing, and tells. One worker per open file that is polled.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fuser::PollNotifier;
@@ -11,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::block::Blocker;
 use crate::error::Errno;
+use crate::numbers::Map;
 use crate::tree::handles::Fh;
 use crate::vfs::Handle;
 
@@ -23,7 +23,7 @@ struct Watch {
 /// Who waits for what.
 pub(super) struct Polls {
     blocker: Arc<Blocker>,
-    watches: Mutex<HashMap<Fh, Watch>>,
+    watches: Mutex<Map<Fh, Watch>>,
 }
 
 impl Polls {

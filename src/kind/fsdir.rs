@@ -4,13 +4,14 @@
 //! Any user may put anything there, so nothing is followed, nothing is waited for, and what has
 //! been opened is compared with what the kernel has checked (openat2(2), `Attr::ident`).
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use nix::NixPath;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
@@ -50,8 +51,8 @@ impl FsDir {
     /// `ELOOP` for a symbolic link, `EXDEV` for something mounted over the name, with `O_NONBLOCK`
     /// `EBUSY` for a file under a lease.
     pub fn open(&self, name: &[u8], flags: OFlag) -> Result<OwnedFd> {
-        let name = c_name(name)?;
-        sys::open_beneath(self.fd.as_fd(), &name, flags, 0).map_err(opening)
+        with_c_name(name, |name| sys::open_beneath(self.fd.as_fd(), name, flags, 0))
+            .map_err(opening)
     }
 
     /// Pins what a name stands for, which opens nothing of it, and tells its attributes.
@@ -65,9 +66,9 @@ impl FsDir {
     /// anything: without `O_EXCL`, what somebody has put there would be opened
     /// (`fs.protected_regular` refuses that to root).
     pub fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<OwnedFd> {
-        let name = c_name(name)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NONBLOCK;
-        caller.act(|| Ok(sys::open_beneath(self.fd.as_fd(), &name, flags, mode & 0o7777)?))
+        let make = |name: &CStr| sys::open_beneath(self.fd.as_fd(), name, flags, mode & 0o7777);
+        caller.act(|| Ok(with_c_name(name, make)?))
     }
 
     /// Makes a named pipe as the caller.
@@ -257,19 +258,30 @@ pub fn attr(stat: &nix::sys::stat::FileStat) -> Attr {
 
 /// Seconds and nanoseconds since 1970 as a time; what is out of range becomes 1970.
 pub fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
-    let nanoseconds = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let base = if seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or(0).min(999_999_999);
+    let since = if let Ok(seconds) = u64::try_from(seconds) {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
     } else {
-        SystemTime::UNIX_EPOCH.checked_add(whole)
+        let base = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs()));
+        base.and_then(|base| base.checked_add(Duration::new(0, nanoseconds)))
     };
-    base.and_then(|base| base.checked_add(nanoseconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+    since.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// A name as C has it; `ENOENT` for one with a NUL byte, which no object can have.
 pub fn c_name(name: &[u8]) -> Result<CString> {
     CString::new(name).map_err(|_| Errno::ENOENT.into())
+}
+
+/// The same for the time of a call, without allocating.
+fn with_c_name<T>(
+    name: &[u8],
+    call: impl FnOnce(&CStr) -> std::result::Result<T, Errno>,
+) -> std::result::Result<T, Errno> {
+    match name.with_nix_path(call) {
+        Ok(done) => done,
+        Err(_) => Err(Errno::ENOENT),
+    }
 }
 
 fn timespec(time: Option<SetTime>) -> TimeSpec {

@@ -1,6 +1,5 @@
 //! Open files and directories, by the handle number that the kernel keeps for us.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use super::nodes::NodeId;
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
+use crate::numbers::Map;
 use crate::quota::Share;
 use crate::vfs::{DirEntry, Handle};
 
@@ -49,7 +49,7 @@ pub struct OpenDir {
 
 /// The table of one sort of handle.
 pub struct Handles<T> {
-    table: RwLock<HashMap<Fh, Arc<T>>>,
+    table: RwLock<Map<Fh, Arc<T>>>,
     next: AtomicU64,
 }
 

@@ -303,8 +303,7 @@ impl Tree {
         }
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
-        let other = self.nodes.opened(id);
-        self.nodes.begin_open(id, fh, how.write, cx.caller.pid)?;
+        let other = self.nodes.begin_open(id, fh, how.write, cx.caller.pid)?;
         let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
         let opened = match object.open(cx, &how) {
             Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),

@@ -9,7 +9,6 @@
 //! can be the shared one in its turn: the kernel knows the name by it, and any other answer to the
 //! next look-up would cost it a second one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
+use crate::numbers::Map;
 use crate::vfs::{Attr, Children, Item, ObjectId};
 
 /// A node id, as the kernel gets it.
@@ -94,11 +94,11 @@ struct Entry {
 }
 
 struct Table {
-    entries: HashMap<NodeId, Entry>,
-    places: HashMap<Place, Ids>,
+    entries: Map<NodeId, Entry>,
+    places: Map<Place, Ids>,
     /// Objects of which a writer has been sent away lately, and when. Not part of [`Ids`], which
     /// the kernel may forget before that writer comes back.
-    contests: HashMap<Place, Contest>,
+    contests: Map<Place, Contest>,
     next: u64,
 }
 
@@ -131,9 +131,9 @@ impl Nodes {
             told: 1,
         };
         let table = Table {
-            entries: HashMap::from([(NodeId::ROOT, entry)]),
-            places: HashMap::new(),
-            contests: HashMap::new(),
+            entries: Map::from_iter([(NodeId::ROOT, entry)]),
+            places: Map::default(),
+            contests: Map::default(),
             next: NodeId::ROOT.0 + 1,
         };
         Self { table: Mutex::new(table) }
@@ -200,15 +200,15 @@ impl Nodes {
         table.shrink();
     }
 
-    /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
-    /// already: the kernel then looks up once more and gets an id of its own.
+    /// Notes that `fh` has `id` open, and tells what else has. For writing, `ESTALE` if somebody has
+    /// it open for writing already: the kernel then looks up once more and gets an id of its own.
     /// The thread `pid` is let in nevertheless when it comes with the same id again.
-    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool, pid: u32) -> Result<()> {
+    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool, pid: u32) -> Result<Option<Fh>> {
         let mut table = self.table.lock();
         let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
-        let place = entry.node.place();
         if write && entry.children == Children::PerWriter && entry.writers > 0 {
+            let place = entry.node.place();
             let known = table.contests.get(&place).filter(|contest| contest.is_recent());
             // Who comes back with the same id has not looked the name up again: it goes by an open
             // file (/dev/stdout, /proc/self/fd/N). Then it shares the id, and its lock.
@@ -220,9 +220,10 @@ impl Nodes {
                 return fail(Errno::ESTALE);
             }
         }
+        let other = entry.opens.last().copied();
         entry.opens.push(fh);
         entry.writers += u32::from(write);
-        Ok(())
+        Ok(other)
     }
 
     /// The counterpart of [`Nodes::begin_open`].
@@ -232,8 +233,9 @@ impl Nodes {
         let Some(entry) = table.entries.get_mut(&id) else { return };
         entry.opens.retain(|open| *open != fh);
         entry.writers = entry.writers.saturating_sub(u32::from(write));
-        if entry.opens.is_empty() {
-            table.share(id);
+        if entry.opens.is_empty() && entry.children == Children::PerWriter {
+            let place = entry.node.place();
+            table.share(id, place);
         }
     }
 
@@ -349,9 +351,11 @@ impl Table {
     }
 
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
-    fn share(&mut self, id: NodeId) {
-        let Some(place) = self.entries.get(&id).map(|entry| entry.node.place()) else { return };
+    fn share(&mut self, id: NodeId, place: Place) {
         let Some(ids) = self.places.get_mut(&place) else { return };
+        if ids.shared == Some(id) {
+            return;
+        }
         let shared = ids.shared.and_then(|shared| self.entries.get(&shared));
         if shared.is_none_or(|shared| shared.writers > 0) {
             ids.shared = Some(id);

@@ -232,18 +232,19 @@ impl Queue {
 
     /// Opens the queue to take or send messages. If that is permitted, for both: what a killed
     /// reader took is to be given back, and how many bytes are queued only a reader is told.
-    fn descriptor_to(&self, read: bool, write: bool) -> Result<Descriptor> {
+    fn descriptor_to(&self, read: bool, write: bool) -> Result<(Descriptor, Attr)> {
         let opened = match self.descriptor(OFlag::O_RDWR) {
             Err(error) if error.errno() == Errno::EACCES && read != write => {
                 self.descriptor(if read { OFlag::O_RDONLY } else { OFlag::O_WRONLY })
             }
             opened => opened,
         };
-        Ok(Descriptor::new(opened?.0))
+        let (fd, attr) = opened?;
+        Ok((Descriptor::new(fd), attr))
     }
 
     fn lines(&self, cx: &Cx, how: &How, tagged: bool) -> Result<Opened> {
-        let queue = self.descriptor_to(how.read, how.write)?;
+        let (queue, _) = self.descriptor_to(how.read, how.write)?;
         let file = LinesFile::new(queue, &TAGS, tagged, cx, how);
         Ok(Opened { handle: Arc::new(file), io: Io::Messages })
     }
@@ -285,8 +286,8 @@ impl Object for Queue {
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
-        let queue = self.descriptor_to(how.read, how.write)?;
-        how.verify(&fsdir::attr(&nix::sys::stat::fstat(&queue.fd)?))?;
+        let (queue, attr) = self.descriptor_to(how.read, how.write)?;
+        how.verify(&attr)?;
         let seekable = !how.write;
         let file = MessageFile::new(queue, 0, seekable);
         Ok(Opened { handle: Arc::new(file), io: Io::Messages })
@@ -357,7 +358,7 @@ const CONTROLS: &[Control<Queue>] = &[
         access: Access::Read,
         about: "takes all that is queued now, as lines",
         serve: Serve::Open(|queue, _, _| {
-            let file = Drain::new(queue.descriptor_to(true, false)?)?;
+            let file = Drain::new(queue.descriptor_to(true, false)?.0)?;
             Ok(Opened { handle: Arc::new(file), io: Io::Messages })
         }),
     },
@@ -366,7 +367,7 @@ const CONTROLS: &[Control<Queue>] = &[
         access: Access::Read,
         about: "ends when the queue is not empty; takes nothing",
         serve: Serve::Open(|queue, _, _| {
-            let file = NotEmpty::new(queue.descriptor_to(true, false)?);
+            let file = NotEmpty::new(queue.descriptor_to(true, false)?.0);
             Ok(Opened { handle: Arc::new(file), io: Io::Messages })
         }),
     },
@@ -378,7 +379,7 @@ const CONTROLS: &[Control<Queue>] = &[
             valid: 0..=PRIORITY_MAX,
             listed: |_| Ok(vec![0]),
             open: |queue, priority, _, how| {
-                let queue = queue.descriptor_to(how.read, how.write)?;
+                let (queue, _) = queue.descriptor_to(how.read, how.write)?;
                 let file = MessageFile::new(queue, priority, false);
                 Ok(Opened { handle: Arc::new(file), io: Io::Messages })
             },
