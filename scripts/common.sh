@@ -114,3 +114,27 @@ install_component() {
 		install_packages "$2"
 	fi
 }
+
+# Makes target/venv, a Python with posix_ipc and sysv_ipc as tests/requirements.txt has them, built
+# from their sources, which stay in target/venv/src with the tests that are part of them.
+need_python() {
+	venv=target/venv
+	if cmp -s tests/requirements.txt "$venv/requirements.txt" &&
+		"$venv/bin/python" -c 'import posix_ipc, sysv_ipc' 2>/dev/null; then
+		return
+	fi
+	say "making $venv with posix_ipc and sysv_ipc"
+	rm -rf "$venv"
+	python3 -m venv "$venv"
+	venv_pip download --no-deps --no-binary posix_ipc,sysv_ipc --require-hashes \
+		--requirement tests/requirements.txt --dest "$venv/src"
+	venv_pip install --no-deps "$venv"/src/*.tar.gz
+	for archive in "$venv"/src/*.tar.gz; do
+		tar -x --no-same-owner -C "$venv/src" -f "$archive"
+	done
+	cp tests/requirements.txt "$venv/"
+}
+
+venv_pip() {
+	"$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"
+}

@@ -32,12 +32,6 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What was unfinished at a close could not be finished, and nobody is there any more to be told.
-fn lost(asked: impl FnOnce() -> Asked, error: &Error) {
-    log::warn!("what was unfinished at a close is lost: {error}");
-    reply::note(asked, error);
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // `>` is to be told from an explicit truncate; a dead mount is to say so.
@@ -382,6 +376,8 @@ impl Filesystem for Adapter {
             self.passthrough.release(fh);
             match self.tree.release(fh) {
                 Ok(file) => {
+                    // For `ctl/errors`, should what is unfinished be lost: the one who has closed
+                    // it is not there any more.
                     let closed = || Asked {
                         what: "close",
                         path: self.tree.path(file.node),
@@ -395,15 +391,15 @@ impl Filesystem for Adapter {
                             let work = move |flight: &Flight| {
                                 let finish = || unfinished.handle.finish(&cx);
                                 if let Err(error) = flight.until_cancelled(finish) {
-                                    lost(|| asked, &error);
+                                    reply::note(|| asked, &error);
                                 }
                             };
                             let submitted = self.blocker.submit(id, uid, None, work);
                             if let Err(error) = submitted {
-                                lost(closed, &error);
+                                reply::note(closed, &error);
                             }
                         }
-                        Err(error) => lost(closed, &error),
+                        Err(error) => reply::note(closed, &error),
                         Ok(()) => {}
                     }
                     if file.handle.is_heavy() {

@@ -84,17 +84,12 @@ impl<Q: Messages> LinesFile<Q> {
             self.tags.valid.contains(&tag).then_some((tag, message))
         });
         valid.ok_or_else(|| {
+            // Nothing of the line itself, which is somebody's message, gets into a log.
             let Tags { name, valid, .. } = self.tags;
-            let shown = String::from_utf8_lossy(&line[..line.len().min(40)]);
-            Error::because(
-                Errno::EINVAL,
-                format!(
-                    "a tagged line begins with its {name} ({} to {}) and a tab: {:?}",
-                    valid.start(),
-                    valid.end(),
-                    shown
-                ),
-            )
+            let (first, last) = valid.clone().into_inner();
+            let what =
+                format!("a tagged line begins with its {name} ({first} to {last}) and a tab");
+            Error::because(Errno::EINVAL, what)
         })
     }
 
@@ -284,6 +279,8 @@ mod tests {
             let text = format!("2\tok\n{wrong}");
             assert_eq!(write(&file, text.as_bytes()), (5, Some(Errno::EINVAL)), "{wrong:?}");
         }
+        let error = file.send(&CX, b"my secret").unwrap_err();
+        assert_eq!(error.what(), Some("a tagged line begins with its priority (0 to 9) and a tab"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The tree asks directories and objects ([`crate::vfs`]) and keeps two tables: the nodes that the
 //! kernel knows and the handles that are open. It names no IPC call and knows no kind.
 
+mod contest;
 pub mod ctl;
 pub mod fixed;
 pub mod handles;

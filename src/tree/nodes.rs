@@ -10,10 +10,10 @@
 //! next look-up would cost it a second one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::contest::Contests;
 use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
 use crate::numbers::Map;
@@ -45,27 +45,8 @@ struct Ids {
     ino: u64,
 }
 
-/// As many contests are kept without looking which are over.
-const FEW_CONTESTS: usize = 64;
 /// Room for as many ids is kept however few there are.
 const LARGE: usize = 2048;
-
-/// A writer that has been sent away.
-struct Contest {
-    since: Instant,
-    /// By which id it came, and which thread it was.
-    refused: (NodeId, u32),
-}
-
-impl Contest {
-    fn is_recent(&self) -> bool {
-        self.since.elapsed() < CONTEST
-    }
-}
-
-/// How long look-ups get ids of their own after a writer has been sent away: the kernel comes back
-/// once, and must not meet the next writer then.
-const CONTEST: Duration = Duration::from_secs(1);
 
 /// A node as the tree sees it.
 #[derive(Clone)]
@@ -96,9 +77,7 @@ struct Entry {
 struct Table {
     entries: Map<NodeId, Entry>,
     places: Map<Place, Ids>,
-    /// Objects of which a writer has been sent away lately, and when. Not part of [`Ids`], which
-    /// the kernel may forget before that writer comes back.
-    contests: Map<Place, Contest>,
+    contests: Contests<Place>,
     next: u64,
 }
 
@@ -133,7 +112,7 @@ impl Nodes {
         let table = Table {
             entries: Map::from_iter([(NodeId::ROOT, entry)]),
             places: Map::default(),
-            contests: Map::default(),
+            contests: Contests::new(),
             next: NodeId::ROOT.0 + 1,
         };
         Self { table: Mutex::new(table) }
@@ -169,7 +148,7 @@ impl Nodes {
         let mut table = self.table.lock();
         let table = &mut *table;
         let per_writer = children == Children::PerWriter;
-        let mut own = per_writer && table.is_contested(&place);
+        let mut own = per_writer && table.contests.is_on(&place);
         let shared = table.places.get(&place).and_then(|ids| ids.shared);
         if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?))) {
             own |= per_writer && entry.writers > 0;
@@ -207,18 +186,12 @@ impl Nodes {
         let mut table = self.table.lock();
         let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
-        if write && entry.children == Children::PerWriter && entry.writers > 0 {
-            let place = entry.node.place();
-            let known = table.contests.get(&place).filter(|contest| contest.is_recent());
-            // Who comes back with the same id has not looked the name up again: it goes by an open
-            // file (/dev/stdout, /proc/self/fd/N). Then it shares the id, and its lock.
-            if known.is_none_or(|contest| contest.refused != (id, pid)) {
-                if table.contests.len() > FEW_CONTESTS {
-                    table.contests.retain(|_, contest| contest.is_recent());
-                }
-                table.contests.insert(place, Contest { since: Instant::now(), refused: (id, pid) });
+        let place = entry.node.place();
+        if write && entry.children == Children::PerWriter {
+            if entry.writers > 0 && table.contests.sends_away(place, id, pid) {
                 return fail(Errno::ESTALE);
             }
+            table.contests.let_in(&place, pid);
         }
         let other = entry.opens.last().copied();
         entry.opens.push(fh);
@@ -310,11 +283,6 @@ impl Node {
 }
 
 impl Table {
-    /// Whether look-ups of an object get ids of their own because of a contest.
-    fn is_contested(&self, place: &Place) -> bool {
-        !self.contests.is_empty() && self.contests.get(place).is_some_and(Contest::is_recent)
-    }
-
     fn insert(&mut self, node: Node, children: Children, place: Place, shared: bool) -> NodeId {
         let id = NodeId(self.next);
         self.next += 1;

@@ -1,7 +1,7 @@
 /* crowd PATH COUNT TEXT
  *
  * COUNT processes, each of which opens PATH, writes TEXT in one write and ends. Prints how many
- * have written it when all have ended.
+ * have written it when all have ended; the others say why not.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,7 +23,10 @@ int main(int argc, char **argv)
 		}
 		if (child == 0) {
 			int file = open(argv[1], O_WRONLY);
-			_exit(file < 0 || write(file, argv[3], length) != (ssize_t)length);
+			if (file >= 0 && write(file, argv[3], length) == (ssize_t)length)
+				_exit(0);
+			perror(argv[1]);
+			_exit(1);
 		}
 	}
 	long written = 0;

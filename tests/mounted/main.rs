@@ -12,6 +12,7 @@ mod ctl;
 mod docs;
 mod faults;
 mod fifo;
+mod foreign;
 mod ipc_lock;
 mod lines;
 mod mq;
