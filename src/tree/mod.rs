@@ -148,6 +148,8 @@ impl Tree {
                 done?;
                 change.size = None;
             }
+        } else if change.size.is_some() {
+            object.check_rights(caller, false, true)?;
         }
         if change != Change::default() {
             // As for attributes; but the size only by a file that is open for writing, as above.
@@ -298,6 +300,9 @@ impl Tree {
             Item::Dir(_) => return fail(Errno::EISDIR),
             Item::Link(_) => return fail(Errno::ELOOP),
         };
+        if !created {
+            object.check_rights(cx.caller, how.read, how.write)?;
+        }
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
         let other = self.nodes.opened(id);

@@ -234,6 +234,11 @@ impl Object for Set {
         })
     }
 
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        let Ok(set) = sys::stat(self.id) else { return Ok(()) };
+        super::check_rights(&set.sem_perm, caller, read, write)
+    }
+
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
         how.verify(&self.attr()?)?;
         Ok(self.opened(how, true))
