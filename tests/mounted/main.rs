@@ -15,6 +15,7 @@ mod fifo;
 mod ipc_lock;
 mod lines;
 mod mq;
+mod parity;
 mod reports;
 mod sem;
 mod shm;
