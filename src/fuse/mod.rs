@@ -32,6 +32,7 @@ use crate::block::{Blocker, Errand};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
 use crate::escape;
+use crate::fault;
 use crate::tree::handles::Fh;
 use crate::tree::nodes::NodeId;
 use crate::tree::{Entry, Opening, Tree};
@@ -190,7 +191,11 @@ fn lost(asked: impl FnOnce() -> Asked, error: &Error) {
 /// Runs a handler so that a panic ends that request (fuser answers `EIO` for the reply that is
 /// dropped) and not the loop.
 fn safely(handler: impl FnOnce()) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(handler)).is_err() {
+    let handle = || {
+        fault::strike(&handler, "");
+        handler();
+    };
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(handle)).is_err() {
         log::error!("a request panicked; it is answered with EIO");
     }
 }
