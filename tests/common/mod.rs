@@ -36,6 +36,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
 pub struct World {
     dir: PathBuf,
     daemon: Option<Running>,
+    environment: Vec<(&'static str, PathBuf)>,
     turn: Turn,
 }
 
@@ -84,7 +85,12 @@ impl World {
         let dir = std::env::temp_dir().join(format!("ipcfs-test-{}-{number}", std::process::id()));
         fs::create_dir_all(dir.join("mnt")).unwrap();
         separate();
-        Self { dir, daemon: None, turn }
+        Self { dir, daemon: None, environment: Vec::new(), turn }
+    }
+
+    /// Gives all that is started from now on a variable that holds a path, the daemon included.
+    pub fn set(&mut self, name: &'static str, path: PathBuf) {
+        self.environment.push((name, path));
     }
 
     /// Mounts ipcfs and waits until it works.
@@ -161,6 +167,7 @@ impl World {
         command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
         command.current_dir(self.path()).env("M", self.path()).env("SCRATCH", &self.dir);
         command.env("LC_ALL", "C").env_remove("RUST_LOG").process_group(0);
+        command.envs(self.environment.iter().map(|(name, path)| (name, path)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

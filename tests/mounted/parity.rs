@@ -6,6 +6,7 @@
 
 mod calls;
 mod files;
+mod limits;
 mod mount;
 mod native;
 mod rights;
@@ -251,12 +252,15 @@ struct Outcome {
     left: String,
 }
 
+impl Outcome {
+    fn said(&self) -> String {
+        self.said.iter().map(|(_, said)| &**said).collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (_, said)) in self.said.iter().enumerate() {
-            write!(f, "{}{said}", if index == 0 { "" } else { " " })?;
-        }
-        write!(f, "; {}", self.left)
+        write!(f, "{}; {}", self.said(), self.left)
     }
 }
 
