@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Errno, Error, Result};
+use crate::fault;
 use crate::quota::{Quota, Share};
 
 /// Idle workers kept for the next request that blocks; more than this many end at once.
@@ -112,6 +113,7 @@ impl Flight {
     ///
     /// `EINTR` without a cancellation comes from stopping and continuing the daemon.
     pub fn until_cancelled<T>(&self, mut step: impl FnMut() -> Result<T>) -> Result<T> {
+        fault::strike(&step, "-late");
         loop {
             if let Some(errno) = self.cancelled() {
                 return Err(Error::new(errno));

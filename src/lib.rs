@@ -10,6 +10,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod error;
 pub mod escape;
+mod fault;
 pub mod fuse;
 pub mod kind;
 pub mod memory;

@@ -338,6 +338,12 @@ pub trait Object: Send + Sync {
     /// Changes attributes of the real object.
     fn change(&self, caller: Caller, change: &Change) -> Result<()>;
 
+    /// Whether the caller may read or write it, where the calls of C ask for more than a file's
+    /// mode says; that, the kernel has checked. One that is gone is for others to notice.
+    fn check_rights(&self, _caller: Caller, _read: bool, _write: bool) -> Result<()> {
+        Ok(())
+    }
+
     /// Opens it. The kernel has checked the permissions.
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened>;
 

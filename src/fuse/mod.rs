@@ -27,6 +27,7 @@ use crate::block::{Blocker, Errand, Flight};
 use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::escape;
+use crate::fault;
 use crate::tree::nodes::NodeId;
 use crate::tree::{Entry, Opening, Tree};
 use crate::vfs::{Attr, Cx, FileType, Io, SetTime, Wait};
@@ -234,7 +235,11 @@ fn is_to_wait(error: &Error, cx: &Cx) -> bool {
 /// Runs a handler so that a panic ends that request (fuser answers `EIO` for the reply that is
 /// dropped) and not the loop.
 fn safely(handler: impl FnOnce()) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(handler)).is_err() {
+    let handle = || {
+        fault::strike(&handler, "");
+        handler();
+    };
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(handle)).is_err() {
         log::error!("a request panicked; it is answered with EIO");
     }
 }

@@ -246,6 +246,13 @@ impl<T: Object> Object for ControlFile<T> {
         Ok(())
     }
 
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        match self.control.access {
+            Access::Alter => self.object.check_rights(caller, false, true),
+            _ => self.object.check_rights(caller, read, write),
+        }
+    }
+
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
         how.verify(&self.attr()?)?;
         if self.control.access == Access::Alter && crate::is_read_only() {

@@ -16,7 +16,7 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
-use crate::caller::Caller;
+use crate::caller::{self, Caller};
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, MANY, SetTime, Wait};
 
@@ -217,12 +217,39 @@ pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<(
     if let Some(mode) = change.mode {
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
-        caller.act(|| Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?))?;
+        let set = || Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?);
+        match caller.act(set) {
+            Err(error) if error.errno() == Errno::EPERM && disarms(pin, mode)? => set()?,
+            done => done?,
+        }
     }
     if change.atime.is_some() || change.mtime.is_some() {
         let (atime, mtime) = (timespec(change.atime), timespec(change.mtime));
         let flags = nix::sys::stat::UtimensatFlags::FollowSymlink;
         nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &*path, &atime, &mtime, flags)?;
+    }
+    Ok(())
+}
+
+/// Whether a mode takes nothing but the set-ID bits away: the kernel's own doing, for whoever writes
+/// to the file (fs/attr.c, `ATTR_KILL_SUID`). A chmod by those who are not the owner it refuses by
+/// itself.
+fn disarms(pin: &OwnedFd, mode: Mode) -> Result<bool> {
+    let before = Mode::from_bits_truncate(nix::sys::stat::fstat(pin)?.st_mode & 0o7777);
+    Ok(before.contains(mode) && SET_IDS.contains(before - mode))
+}
+
+const SET_IDS: Mode = Mode::S_ISUID.union(Mode::S_ISGID);
+
+/// Takes the set-ID bits of a file away that `caller` writes to by way of the daemon, as the kernel
+/// does for those who write themselves.
+pub fn disarm(caller: Caller, file: &OwnedFd) -> Result<()> {
+    if caller.uid == 0 || !caller::privileged() {
+        return Ok(());
+    }
+    let mode = Mode::from_bits_truncate(nix::sys::stat::fstat(file)?.st_mode & 0o7777);
+    if mode.intersects(SET_IDS) {
+        nix::sys::stat::fchmod(file, mode - SET_IDS)?;
     }
     Ok(())
 }

@@ -241,7 +241,7 @@ impl Object for Segment {
             }
             descriptor => descriptor?,
         };
-        File::open(file, &attr, how)
+        File::open(cx.caller, file, &attr, how)
     }
 
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
@@ -292,9 +292,10 @@ struct File(Arc<OwnedFd>);
 
 impl File {
     /// Serves what has been opened with these attributes, if it is what the kernel has checked.
-    fn open(file: OwnedFd, attr: &Attr, how: &How) -> Result<Opened> {
+    fn open(caller: Caller, file: OwnedFd, attr: &Attr, how: &How) -> Result<Opened> {
         how.verify(attr)?;
         if how.truncate {
+            fsdir::disarm(caller, &file)?;
             truncate(&file, 0)?;
         }
         let file = Arc::new(file);
@@ -336,10 +337,10 @@ impl Handle for File {
         Some(truncate(&self.0, size))
     }
 
-    fn reopen(&self, _cx: &Cx, how: &How) -> Option<Result<Opened>> {
+    fn reopen(&self, cx: &Cx, how: &How) -> Option<Result<Opened>> {
         Some(fsdir::reopen(&self.0, flags(how)).and_then(|file| {
             let attr = fsdir::attr(&nix::sys::stat::fstat(&file)?);
-            Self::open(file, &attr, how)
+            Self::open(cx.caller, file, &attr, how)
         }))
     }
 
@@ -355,7 +356,8 @@ impl Handle for File {
         outcome.map(drop)
     }
 
-    fn write(&self, _cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+    fn write(&self, cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        fsdir::disarm(cx.caller, &self.0)?;
         while *done < data.len() {
             let at = position(at.saturating_add(*done as u64))?;
             match pwrite(&*self.0, &data[*done..], at)? {

@@ -122,6 +122,13 @@ pub fn process_of(thread: u32) -> Option<u32> {
     process.trim().parse().ok()
 }
 
+/// The supplementary groups of a thread; `None` if it cannot be seen from here.
+pub fn groups(thread: u32) -> Option<Vec<u32>> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+    groups.split_ascii_whitespace().map(|group| group.parse().ok()).collect()
+}
+
 /// Whether a process has ended. The daemon stands for one that it does not know any more.
 pub fn is_gone(pid: i64) -> bool {
     pid <= 0 || pid == i64::from(std::process::id()) || !Path::new(&format!("/proc/{pid}")).exists()

@@ -149,6 +149,8 @@ impl Tree {
                 done?;
                 change.size = None;
             }
+        } else if change.size.is_some() {
+            object.check_rights(caller, false, true)?;
         }
         if change != Change::default() {
             // As for attributes; but the size only by a file that is open for writing, as above.
@@ -301,6 +303,9 @@ impl Tree {
         };
         if how.truncate && cx.wait == Wait::Try && is_heavy(&how.checked) {
             return Err(Error::deferred());
+        }
+        if !created {
+            object.check_rights(cx.caller, how.read, how.write)?;
         }
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();

@@ -17,8 +17,16 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// `short` of something, or the `whole` of it where `IPCFS_LONG` is 1: for the figures that take
+/// their time or a machine with nothing else to do.
+pub fn long<T>(short: T, whole: T) -> T {
+    if std::env::var_os("IPCFS_LONG").is_some_and(|value| value == "1") { whole } else { short }
+}
+
 /// What takes longer hangs.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+fn deadline() -> Duration {
+    Duration::from_secs(long(60, 600))
+}
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
@@ -28,6 +36,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
 pub struct World {
     dir: PathBuf,
     daemon: Option<Running>,
+    environment: Vec<(&'static str, PathBuf)>,
     turn: Turn,
 }
 
@@ -76,7 +85,12 @@ impl World {
         let dir = std::env::temp_dir().join(format!("ipcfs-test-{}-{number}", std::process::id()));
         fs::create_dir_all(dir.join("mnt")).unwrap();
         separate();
-        Self { dir, daemon: None, turn }
+        Self { dir, daemon: None, environment: Vec::new(), turn }
+    }
+
+    /// Gives all that is started from now on a variable that holds a path, the daemon included.
+    pub fn set(&mut self, name: &'static str, path: PathBuf) {
+        self.environment.push((name, path));
     }
 
     /// Mounts ipcfs and waits until it works.
@@ -153,6 +167,7 @@ impl World {
         command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
         command.current_dir(self.path()).env("M", self.path()).env("SCRATCH", &self.dir);
         command.env("LC_ALL", "C").env_remove("RUST_LOG").process_group(0);
+        command.envs(self.environment.iter().map(|(name, path)| (name, path)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -309,7 +324,7 @@ impl Running {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(start.elapsed() < DEADLINE, "process {} hangs", self.id());
+            assert!(start.elapsed() < deadline(), "process {} hangs", self.id());
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -364,7 +379,7 @@ impl Drop for Running {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "it never happened that {what}");
+        assert!(start.elapsed() < deadline(), "it never happened that {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,5 +1,7 @@
 //! Hostile input and broken surroundings.
 
+mod meaningless;
+
 use std::time::{Duration, Instant};
 
 use crate::common::{Output, World, eventually};

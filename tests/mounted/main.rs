@@ -16,6 +16,7 @@ mod foreign;
 mod ipc_lock;
 mod lines;
 mod mq;
+mod parity;
 mod reports;
 mod sem;
 mod shm;

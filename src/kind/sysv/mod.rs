@@ -28,13 +28,15 @@
 //! The kernel checks reading and writing against the object's mode before a request arrives. To
 //! change or remove an object one must be its owner or its creator (`IPC_SET`, `IPC_RMID`), which
 //! no directory mode expresses: the directories are open to everybody, and the daemon makes those
-//! calls as the caller. Changing the mode is the owner's alone here, as for any file.
+//! calls as the caller. Changing the mode is the owner's alone here, as for any file. What the
+//! kernel's calls ask for beyond that is in [`rights`].
 
 mod actors;
 mod endpoint;
 mod fresh;
 mod links;
 pub mod msg;
+mod rights;
 pub mod sem;
 pub mod shm;
 mod watch;
@@ -215,6 +217,12 @@ fn no_key(name: &[u8]) -> Error {
             String::from_utf8_lossy(name).escape_debug()
         ),
     )
+}
+
+/// Whether `ipcperms` gives a caller what a file's mode gives them.
+fn check_rights(perm: &libc::ipc_perm, caller: Caller, read: bool, write: bool) -> Result<()> {
+    let asked = rights::bits(read, write);
+    rights::Rights::from(perm).check(caller, asked, asked)
 }
 
 /// What an object that has gone looks like to who looks for it.

@@ -205,6 +205,11 @@ impl Object for Queue {
         })
     }
 
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        let Ok(queue) = sys::stat(self.id) else { return Ok(()) };
+        super::check_rights(&queue.msg_perm, caller, read, write)
+    }
+
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
         // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
         how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;

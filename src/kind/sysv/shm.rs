@@ -36,6 +36,7 @@ use nix::unistd::Whence;
 
 use super::actors::Actors;
 use super::fresh::Fresh;
+use super::rights::{self, Rights};
 use super::{Family, Objects, Times, absent, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -193,6 +194,13 @@ impl Object for Segment {
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
         change_segment(caller, self.id, change)
+    }
+
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        // shmat(2) knows of reading alone and of both.
+        let (asked, needed) = (rights::bits(read, write), rights::bits(true, write));
+        let Ok(segment) = sys::stat(self.id) else { return Ok(()) };
+        Rights::from(&segment.shm_perm).check(caller, asked, needed)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {

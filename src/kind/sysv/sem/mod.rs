@@ -61,7 +61,10 @@ pub struct Sets {
 impl Sets {
     /// `semop(2)` for `caller`.
     fn operate(&self, id: i32, steps: &[Step], caller: Caller, wait: Wait) -> Result<()> {
-        sys::operate(id, steps, wait).map_err(|errno| removed(id, errno))?;
+        sys::operate(id, steps, wait).map_err(|errno| match errno {
+            Errno::E2BIG => too_many(steps.len()),
+            errno => removed(id, errno),
+        })?;
         for step in steps {
             self.note(id, step.index, caller);
         }
@@ -112,6 +115,12 @@ fn removed(id: i32, errno: Errno) -> Error {
         Errno::EINVAL if sys::stat(id).is_err() => Errno::EIDRM.into(),
         errno => errno.into(),
     }
+}
+
+fn too_many(operations: usize) -> Error {
+    let most = sysctls("kernel/sem").ok().and_then(|limits| limits.get(2).copied()).unwrap_or(0);
+    let sentence = format!("{operations} operations; sysv_sem_operations_max is {most}");
+    Error::because(Errno::E2BIG, sentence)
 }
 
 fn origin(id: i32) -> Option<Origin> {
@@ -232,6 +241,11 @@ impl Object for Set {
             set.sem_perm = *perm;
             Ok(sys::set(self.id, &set)?)
         })
+    }
+
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        let Ok(set) = sys::stat(self.id) else { return Ok(()) };
+        super::check_rights(&set.sem_perm, caller, read, write)
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
