@@ -6,6 +6,7 @@ use clap::Parser;
 use fuser::MountOption;
 
 use crate::kind::{Namespace, Options};
+use crate::number;
 use crate::quota::Limits;
 
 /// Mounts every IPC mechanism of the running kernel as files.
@@ -194,8 +195,8 @@ impl MountOptions {
 }
 
 fn count(name: &str, value: &str) -> Result<i64, String> {
-    match value.parse() {
-        Ok(count @ 1..) => Ok(count),
+    match number::decimal(value).map(i64::try_from) {
+        Some(Ok(count @ 1..)) => Ok(count),
         _ => Err(format!("mount option {name}: \"{value}\" is not a number above 0")),
     }
 }

@@ -15,6 +15,7 @@ pub mod kind;
 pub mod memory;
 pub mod monitor;
 pub mod notify;
+pub mod number;
 pub mod privilege;
 pub mod proc;
 pub mod quota;

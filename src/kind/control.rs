@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::number;
 use crate::proc;
 use crate::status::Fields;
 use crate::vfs::{
@@ -322,8 +323,8 @@ impl<T: Object> Handle for OpenValue<T> {
     }
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
-        let value = std::str::from_utf8(data).ok().and_then(|text| text.trim_ascii().parse().ok());
-        let Some(value) = value else {
+        let text = std::str::from_utf8(data.trim_ascii()).ok();
+        let Some(value) = text.and_then(number::decimal) else {
             return Err(Error::because(Errno::EINVAL, "a decimal number is expected here"));
         };
         (self.store)(&self.object, cx.caller, value)?;

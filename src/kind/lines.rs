@@ -19,6 +19,7 @@ use super::gather::Gather;
 use super::message::Messages;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
+use crate::number;
 use crate::turn::Turn;
 use crate::vfs::{Attr, Cx, Handle, How, Wait};
 
@@ -82,7 +83,7 @@ impl<Q: Messages> LinesFile<Q> {
         let parts = line.iter().position(|byte| *byte == b'\t');
         let parts = parts.map(|tab| (&line[..tab], &line[tab + 1..]));
         let valid = parts.and_then(|(tag, message)| {
-            let tag = std::str::from_utf8(tag).ok()?.parse().ok()?;
+            let tag = number::decimal(std::str::from_utf8(tag).ok()?)?.try_into().ok()?;
             self.tags.valid.contains(&tag).then_some((tag, message))
         });
         valid.ok_or_else(|| {
