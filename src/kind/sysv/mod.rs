@@ -332,11 +332,23 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn the_kernels_table_is_understood() {
         let text = b"       key      msqid perms      cbytes       qnum lspid\n      1234          0   666           0          0     0\n        -1      32769   600          10          1     7\nnonsense\n\n";
         assert_eq!(parse_table(text).collect::<Vec<_>>(), [(1234, 0), (-1, 32769)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_understood(rows: Vec<(i32, i32)>, other: Vec<u8>) {
+            let line = |(key, id): &(i32, i32)| format!("{key:10} {id:10}   666          0          0     0\n");
+            let text = format!("       key      msqid perms\n{}", rows.iter().map(line).collect::<String>());
+            prop_assert_eq!(parse_table(text.as_bytes()).collect::<Vec<_>>(), rows);
+            parse_table(&other).for_each(drop);
+        }
     }
 }
