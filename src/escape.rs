@@ -189,7 +189,10 @@ mod tests {
         #[test]
         fn nothing_that_is_printed_breaks_a_line_or_hides_in_it(text in text()) {
             for printed in [line(&text), word(&text), dollar(&text)] {
-                prop_assert!(printed.chars().all(is_plain), "{printed:?}");
+                let direction = ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}');
+                let hidden = |character: &char| direction.clone().any(|other| other == *character);
+                prop_assert!(!printed.contains(char::is_control), "{printed:?}");
+                prop_assert_eq!(printed.chars().find(hidden), None);
             }
         }
 

@@ -45,7 +45,8 @@ mod tests {
         }
 
         #[test]
-        fn a_letter_multiplies(number: u64, letter in 0..4_usize, small: bool) {
+        fn a_letter_multiplies(number: u64, bits in 0..64_u32, letter in 0..4_usize, small: bool) {
+            let number = number >> bits;
             let unit = ["K", "M", "G", "T"][letter];
             let unit = if small { unit.to_lowercase() } else { unit.to_owned() };
             let expected = number.checked_mul(1024_u64.pow(letter as u32 + 1));

@@ -167,7 +167,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_else_is_a_name(text in "(id-|0x|0X|-|\\+)?[0-9a-fA-F]{0,11}[ \n]?|\\PC{0,12}") {
+        fn nothing_else_is_a_name(text in "(id-|-)?0{0,2}[0-9]{1,10}|(id-|0x|0X|-|\\+)?[0-9a-fA-F]{0,11}[ \n]?|\\PC{0,12}") {
             let alone = |digits: &str| !digits.starts_with(['+', '-']);
             match Name::parse(text.as_bytes()) {
                 None => {}

@@ -248,10 +248,16 @@ mod tests {
         }
 
         #[test]
-        fn what_is_understood_can_be_printed(text in "[0-3+,= \\n-]{0,16}|([0-9]{1,6} [+-]?[0-9]{1,6}[,\\n]){0,3}|\\PC{0,9}") {
+        fn what_is_understood_can_be_printed(text in "[0-3+,= \\n-]{0,16}|([0-9]{1,6} [+-]?[0-9]{1,6}[,\\n]){0,3}|[0-9]{0,2} ?=( [0-9]{4,5}){1,2}|\\PC{0,9}") {
             match parse(text.as_bytes()) {
                 Ok(operation) => {
                     prop_assert_eq!(&parse(plainly(&operation).as_bytes()).unwrap(), &operation);
+                    let values = match &operation {
+                        Operation::SetAll(values) => values.clone(),
+                        Operation::SetOne(_, value) => vec![*value],
+                        Operation::Operate(steps) => steps.iter().map(|step| step.change.unsigned_abs()).collect(),
+                    };
+                    prop_assert!(values.iter().all(|value| *value <= VALUE_MAX));
                     // Nothing has been added or left out: the numbers are those of the text.
                     let numbers = |text: &str| -> Vec<u64> {
                         let words = text.split(|other: char| !other.is_ascii_digit());
