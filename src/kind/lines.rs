@@ -398,7 +398,9 @@ mod tests {
         ) {
             let mut text = Vec::new();
             for (number, line) in lines.iter().enumerate() {
-                text.extend(tagged.then(|| format!("{number}\t")).unwrap_or_default().bytes());
+                if tagged {
+                    text.extend(format!("{number}\t").bytes());
+                }
                 text.extend(line.iter().copied().filter(|byte| *byte != b'\n').chain([b'\n']));
             }
             let file = file(Fake::default(), tagged);

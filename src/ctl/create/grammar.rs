@@ -140,7 +140,7 @@ mod tests {
             (name(), prop::option::of(0..=0o777_u32), given).prop_map(move |(name, mode, given)| {
                 let mut attributes = Attributes::default();
                 given.into_iter().for_each(|(which, value)| {
-                    attributes.set(KINDS[kind].attributes[which], value)
+                    attributes.set(KINDS[kind].attributes[which], value);
                 });
                 Order { kind, name, mode, attributes }
             })
