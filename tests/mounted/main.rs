@@ -14,6 +14,7 @@ mod faults;
 mod fifo;
 mod ipc_lock;
 mod lines;
+mod model;
 mod mq;
 mod reports;
 mod sem;
