@@ -34,7 +34,7 @@ use self::sys::Got;
 use crate::common::{DEADLINE, World};
 
 /// How many operations each test does by default, and about how many of them with one object.
-const STEPS: u64 = 600;
+const STEPS: u64 = 1000;
 const LENGTH: usize = 30;
 
 /// What a comparison has found.
@@ -122,6 +122,7 @@ fn by() -> impl Strategy<Value = By> {
 }
 
 /// Compares one thing.
+#[allow(clippy::needless_pass_by_value)] // What is compared is mostly made for it.
 fn same<T: PartialEq + Debug>(what: &str, got: T, expected: T) -> Outcome {
     prop_assert!(got == expected, "{what}: {got:?}, and not {expected:?}");
     Ok(())

@@ -23,10 +23,23 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![2 => 0..300_usize, 2 => 0..MOST, 1 => page]
 }
 
-fn data() -> impl Strategy<Value = Vec<u8>> {
-    // Long enough to reach into the next page, and cheap to print.
-    (1..u8::MAX, prop_oneof![0..20_usize, 0..6000_usize])
-        .prop_map(|(byte, length)| vec![byte; length])
+/// Bytes that are easy to print.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    byte: u8,
+    length: usize,
+}
+
+impl Fill {
+    fn bytes(self) -> Vec<u8> {
+        vec![self.byte; self.length]
+    }
+}
+
+fn fill() -> impl Strategy<Value = Fill> {
+    // Long enough to reach into the next page.
+    let length = prop_oneof![0..20_usize, 0..6000_usize];
+    (1..u8::MAX, length).prop_map(|(byte, length)| Fill { byte, length })
 }
 
 /// Through what memory is reached.
@@ -72,8 +85,8 @@ fn same_bytes(what: &str, got: Got<Vec<u8>>, expected: &[u8]) -> Outcome {
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    Write(Way, usize, Vec<u8>),
-    Append(Vec<u8>),
+    Write(Way, usize, Fill),
+    Append(Fill),
     Read(Way, usize, usize),
     Truncate(By, usize),
     /// Opens it with `O_TRUNC`.
@@ -136,8 +149,8 @@ impl Model for Object {
 
     fn steps() -> BoxedStrategy<Step> {
         prop_oneof![
-            8 => (way(), size(), data()).prop_map(|(way, at, data)| Step::Write(way, at, data)),
-            2 => data().prop_map(Step::Append),
+            8 => (way(), size(), fill()).prop_map(|(way, at, data)| Step::Write(way, at, data)),
+            2 => fill().prop_map(Step::Append),
             4 => (way(), size(), size()).prop_map(|(way, at, length)| Step::Read(way, at, length)),
             3 => (by(), size()).prop_map(|(by, size)| Step::Truncate(by, size)),
             1 => Just(Step::Empty),
@@ -162,7 +175,7 @@ impl Model for Object {
                 let mapped = matches!(way, Way::Mapped | Way::MappedFile);
                 // A mapping ends with the object.
                 let room = if mapped { self.bytes.len() } else { MOST }.saturating_sub(*at);
-                let data = &data[..data.len().min(room)];
+                let data = &data.bytes()[..data.length.min(room)];
                 let done = match way {
                     Way::Open => write_at(&self.file, *at, data),
                     Way::File => {
@@ -183,7 +196,7 @@ impl Model for Object {
                 same("written", done, Ok(data.len()))
             }
             Step::Append(data) => {
-                let data = &data[..data.len().min(MOST - self.bytes.len())];
+                let data = &data.bytes()[..data.length.min(MOST - self.bytes.len())];
                 let done = open(&path, libc::O_WRONLY | libc::O_APPEND)
                     .and_then(|file| write_at(&file, 0, data));
                 self.put(self.bytes.len(), data);
@@ -273,13 +286,13 @@ pub enum Make {
     Create(usize),
     Touch,
     Truncate(usize),
-    Write(usize, Vec<u8>),
+    Write(usize, Fill),
 }
 
 #[derive(Clone, Debug)]
 pub enum SegmentStep {
-    Write(Way, usize, Vec<u8>),
-    Append(Vec<u8>),
+    Write(Way, usize, Fill),
+    Append(Fill),
     Read(Way, usize, usize),
     /// Truncates it to a size, or to its own.
     Truncate(Option<usize>),
@@ -320,7 +333,8 @@ impl Segment {
                 vec![0; *size]
             }
             Make::Write(at, data) => {
-                same("first written", write_at(&create(), *at, data), Ok(data.len()))?;
+                let data = data.bytes();
+                same("first written", write_at(&create(), *at, &data), Ok(data.len()))?;
                 [&vec![0; *at], &data[..]].concat()
             }
         };
@@ -363,18 +377,18 @@ impl Model for Segment {
 
     fn steps() -> BoxedStrategy<SegmentStep> {
         let some = || size().prop_map(|size| size.max(1));
-        let content = data().prop_filter("something", |data| !data.is_empty());
+        let content = fill().prop_filter("something", |fill| fill.length > 0);
         let make = prop_oneof![
             some().prop_map(Make::C),
             some().prop_map(Make::Create),
             Just(Make::Touch),
             some().prop_map(Make::Truncate),
-            (size(), content).prop_map(|(at, data)| Make::Write(at, data)),
+            (size(), content).prop_map(|(at, fill)| Make::Write(at, fill)),
         ];
         prop_oneof![
-            8 => (way(), size(), data())
+            8 => (way(), size(), fill())
                 .prop_map(|(way, at, data)| SegmentStep::Write(way, at, data)),
-            1 => data().prop_map(SegmentStep::Append),
+            1 => fill().prop_map(SegmentStep::Append),
             4 => (way(), size(), size())
                 .prop_map(|(way, at, length)| SegmentStep::Read(way, at, length)),
             1 => prop::option::of(size()).prop_map(SegmentStep::Truncate),
@@ -391,15 +405,17 @@ impl Model for Segment {
         let path = self.path();
         match step {
             SegmentStep::Write(Way::Open, at, data) => {
-                let done = write_at(&self.open().0, *at, data);
-                same("written", done, self.put(*at, data))
+                let done = write_at(&self.open().0, *at, &data.bytes());
+                same("written", done, self.put(*at, &data.bytes()))
             }
             SegmentStep::Write(Way::File, at, data) => {
+                let data = &data.bytes();
                 let done = open(&path, libc::O_WRONLY).and_then(|file| write_at(&file, *at, data));
                 same("written", done, self.put(*at, data))
             }
             SegmentStep::Write(way, at, data) => {
-                let data = &data[..data.len().min(self.bytes.len().saturating_sub(*at))];
+                let room = self.bytes.len().saturating_sub(*at);
+                let data = &data.bytes()[..data.length.min(room)];
                 if !data.is_empty() {
                     let (_, mapped_file, mapped) = self.open();
                     let memory = if let Way::MappedFile = way { mapped_file } else { mapped };
@@ -409,6 +425,7 @@ impl Model for Segment {
                 Ok(())
             }
             SegmentStep::Append(data) => {
+                let data = &data.bytes();
                 let done = open(&path, libc::O_WRONLY | libc::O_APPEND)
                     .and_then(|file| write_at(&file, 0, data));
                 same("appended", done, self.put(self.bytes.len(), data))
@@ -438,7 +455,7 @@ impl Model for Segment {
                     By::Mount => fs::remove_file(&path).unwrap(),
                 }
                 // What is open still goes on.
-                same_bytes("removed", read_at(&self.open().0, 0, MOST + 1), &self.bytes)?;
+                same_bytes("removed", read_at(&self.open().0, 0, 2 * MOST), &self.bytes)?;
                 let new = Self::make(self.mount.clone(), make)?;
                 drop(std::mem::replace(self, new));
                 Ok(())

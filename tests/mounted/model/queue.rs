@@ -413,12 +413,12 @@ impl<N: Native> Queue<N> {
         same("lines read", done, Ok(piece))
     }
 
-    fn close_lines(&mut self) -> Outcome {
+    fn close_lines(&mut self) {
         // What is unfinished is sent at the close, which would wait for room.
         let last = std::mem::take(&mut self.unfinished);
         if !last.is_empty() && !N::fits(&self.messages, self.capacity, last.len()) {
             self.unfinished = last;
-            return Ok(());
+            return;
         }
         self.lines = None;
         self.pending.clear();
@@ -429,7 +429,6 @@ impl<N: Native> Queue<N> {
         let count = self.messages.len() as u64;
         eventually("the last line is sent", || self.native.seen().unwrap().0 == count);
         self.open_lines();
-        Ok(())
     }
 
     fn open_lines(&mut self) {
@@ -578,7 +577,10 @@ impl<N: Native> Model for Queue<N> {
             Step::Receive(by, select, size) => self.receive(*by, *select, *size),
             Step::WriteLines(data) => self.write_lines(data),
             Step::ReadLines(size) => self.read_lines(*size),
-            Step::CloseLines => self.close_lines(),
+            Step::CloseLines => {
+                self.close_lines();
+                Ok(())
+            }
             Step::WriteTagged(messages) => self.write_tagged(messages),
             Step::ReadTagged => {
                 let done = open(&self.control("tagged"), libc::O_RDONLY)
@@ -668,6 +670,8 @@ impl<N: Native> Model for Queue<N> {
         expected.set(PollFlags::POLLOUT, N::fits(&self.messages, self.capacity, 1));
         same("poll", (done, events), (Ok(()), expected))?;
 
+        let wait = open(&self.control("wait"), libc::O_RDONLY).and_then(|file| read(&file, 1));
+        same("wait", wait, if count > 0 { Ok(vec![]) } else { Err(Errno::EAGAIN) })?;
         if N::SYSTEM_V {
             let text = self.messages.iter().map(tagged).collect::<Vec<_>>().concat();
             let peek = fs::read(self.control("peek")).map_err(|error| errno(&error));

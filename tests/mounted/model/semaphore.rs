@@ -1,7 +1,7 @@
 //! Semaphores: numbers.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::errno::Errno;
@@ -41,13 +41,13 @@ fn written(object: &(PathBuf, PathBuf), way: Way, text: &str, may_wait: bool) ->
 }
 
 /// The object's file and its directory below ctl/.
-fn places(mount: &std::path::Path, path: &str) -> (PathBuf, PathBuf) {
+fn places(mount: &Path, path: &str) -> (PathBuf, PathBuf) {
     (mount.join(path), mount.join("ctl").join(path))
 }
 
 /// Takes one by `tryhold`.
-fn hold(place: PathBuf) -> Got<File> {
-    open(&place, libc::O_RDONLY)
+fn hold(place: &Path) -> Got<File> {
+    open(place, libc::O_RDONLY)
 }
 
 /// Texts that are no operation, on a set or on a semaphore.
@@ -90,7 +90,7 @@ pub struct Set {
 }
 
 impl Set {
-    fn make(create: &std::path::Path, by: By) -> sys::Set {
+    fn make(create: &Path, by: By) -> sys::Set {
         match by {
             By::C => sys::Set::get(KEY, SEMAPHORES, libc::IPC_CREAT | libc::IPC_EXCL | 0o600),
             By::Mount => {
@@ -232,7 +232,7 @@ impl Model for Set {
                 same("malformed", done, Err(Errno::EINVAL))
             }
             SetStep::Hold(index) => {
-                let done = hold(self.places.1.join(format!("tryhold/{index}")));
+                let done = hold(&self.places.1.join(format!("tryhold/{index}")));
                 let expected = self.operate(&[(*index, -1)]);
                 same("held", done.as_ref().map(drop).map_err(|errno| *errno), expected)?;
                 self.held.extend(done.ok().map(|file| (*index, file)));
@@ -389,7 +389,7 @@ impl Model for Named {
                 same("truncated", done, Err(Errno::EINVAL))
             }
             Step::Hold => {
-                let done = hold(places.1.join("tryhold"));
+                let done = hold(&places.1.join("tryhold"));
                 let expected = self.take(1);
                 same("held", done.as_ref().map(drop).map_err(|errno| *errno), expected)?;
                 self.held.extend(done.ok());
