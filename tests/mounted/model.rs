@@ -189,10 +189,20 @@ fn system_v_semaphore_set() {
 
 #[test]
 fn posix_shared_memory() {
-    run::<memory::Object>();
+    run::<memory::Object<true>>();
+}
+
+#[test]
+fn posix_shared_memory_by_the_daemon() {
+    run::<memory::Object<false>>();
 }
 
 #[test]
 fn system_v_segment() {
-    run::<memory::Segment>();
+    run::<memory::Segment<true>>();
+}
+
+#[test]
+fn system_v_segment_by_the_daemon() {
+    run::<memory::Segment<false>>();
 }

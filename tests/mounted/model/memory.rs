@@ -96,18 +96,31 @@ pub enum Step {
     Renew(By, By),
 }
 
-/// A POSIX shared memory object.
-pub struct Object {
+const fn arguments(passed: bool) -> &'static [&'static str] {
+    if passed { &[] } else { &["-o", "no_passthrough"] }
+}
+
+/// Maps a file of the mount, which only the kernel itself can do.
+fn map(file: &File, length: usize, passed: bool) -> Option<Memory> {
+    let mapped = Memory::map(file, length);
+    assert!(mapped.is_ok() == passed, "mapped: {:?}", mapped.map(drop));
+    mapped.ok()
+}
+
+/// A POSIX shared memory object, whose data the kernel moves if it is `PASSED` through, else the
+/// daemon.
+pub struct Object<const PASSED: bool> {
     mount: PathBuf,
     name: &'static str,
     file: File,
+    append: File,
     native: OwnedFd,
-    mapped_file: Memory,
+    mapped_file: Option<Memory>,
     mapped: Memory,
     bytes: Vec<u8>,
 }
 
-impl Object {
+impl<const PASSED: bool> Object<PASSED> {
     fn path(&self) -> PathBuf {
         self.mount.join("shm").join(self.name)
     }
@@ -131,9 +144,10 @@ impl Object {
                 (file, sys::shm_open(&c_name, libc::O_RDWR, 0).unwrap())
             }
         };
-        let mapped_file = Memory::map(&file, MOST).unwrap();
+        let append = open(&path, libc::O_WRONLY | libc::O_APPEND).unwrap();
+        let mapped_file = map(&file, MOST, PASSED);
         let mapped = Memory::map(&native, MOST).unwrap();
-        Self { mount, name, file, native, mapped_file, mapped, bytes: Vec::new() }
+        Self { mount, name, file, append, native, mapped_file, mapped, bytes: Vec::new() }
     }
 
     fn put(&mut self, at: usize, data: &[u8]) {
@@ -144,8 +158,10 @@ impl Object {
     }
 }
 
-impl Model for Object {
+impl<const PASSED: bool> Model for Object<PASSED> {
     type Step = Step;
+
+    const ARGUMENTS: &'static [&'static str] = arguments(PASSED);
 
     fn steps() -> BoxedStrategy<Step> {
         prop_oneof![
@@ -188,7 +204,7 @@ impl Model for Object {
                         Ok(data.len())
                     }
                     Way::MappedFile => {
-                        self.mapped_file.write(*at, data);
+                        self.mapped_file.as_ref().unwrap_or(&self.mapped).write(*at, data);
                         Ok(data.len())
                     }
                 };
@@ -197,8 +213,8 @@ impl Model for Object {
             }
             Step::Append(data) => {
                 let data = &data.bytes()[..data.length.min(MOST - self.bytes.len())];
-                let done = open(&path, libc::O_WRONLY | libc::O_APPEND)
-                    .and_then(|file| write_at(&file, 0, data));
+                // Wherever the end is by now.
+                let done = write_at(&self.append, 0, data);
                 self.put(self.bytes.len(), data);
                 same("appended", done, Ok(data.len()))
             }
@@ -216,9 +232,10 @@ impl Model for Object {
                             data
                         })
                     }
-                    Way::Mapped => Ok(part(&self.mapped.read(self.bytes.len()), *at, *length)),
-                    Way::MappedFile => {
-                        Ok(part(&self.mapped_file.read(self.bytes.len()), *at, *length))
+                    Way::Mapped | Way::MappedFile => {
+                        let other = matches!(way, Way::MappedFile).then_some(&self.mapped_file);
+                        let memory = other.and_then(Option::as_ref).unwrap_or(&self.mapped);
+                        Ok(part(&memory.read(self.bytes.len()), *at, *length))
                     }
                 };
                 same_bytes("read", done, &expected)
@@ -263,7 +280,8 @@ impl Model for Object {
         same_bytes("a file opened now", fresh, &self.bytes)?;
         same_bytes("the open file", read_at(&self.file, 0, MOST + 1), &self.bytes)?;
         same_bytes("C's mapping", Ok(self.mapped.read(self.bytes.len())), &self.bytes)?;
-        same_bytes("the file mapped", Ok(self.mapped_file.read(self.bytes.len())), &self.bytes)?;
+        let mapped_file = self.mapped_file.as_ref().unwrap_or(&self.mapped);
+        same_bytes("the file mapped", Ok(mapped_file.read(self.bytes.len())), &self.bytes)?;
         let sizes = [
             fs::metadata(&path).map(|stat| stat.size()).ok(),
             self.file.metadata().map(|stat| stat.size()).ok(),
@@ -301,15 +319,15 @@ pub enum SegmentStep {
 }
 
 /// A System V segment.
-pub struct Segment {
+pub struct Segment<const PASSED: bool> {
     mount: PathBuf,
     id: i32,
-    /// What is open goes before the segment.
-    open: Option<(File, Memory, Memory)>,
+    /// The file, that mapped, and the attachment; what is open goes before the segment.
+    open: Option<(File, Option<Memory>, Memory)>,
     bytes: Vec<u8>,
 }
 
-impl Segment {
+impl<const PASSED: bool> Segment<PASSED> {
     /// Makes a segment, attaches it, opens and maps its file.
     fn make(mount: PathBuf, make: &Make) -> Result<Self, TestCaseError> {
         let path = mount.join(SEGMENT);
@@ -340,7 +358,7 @@ impl Segment {
         };
         let id = sys::segment(KEY, 0, 0).unwrap();
         let file = open(&path, libc::O_RDWR).unwrap();
-        let mapped_file = Memory::map(&file, bytes.len()).unwrap();
+        let mapped_file = map(&file, bytes.len(), PASSED);
         let mapped = Memory::attach(id, bytes.len()).unwrap();
         Ok(Self { mount, id, open: Some((file, mapped_file, mapped)), bytes })
     }
@@ -349,8 +367,10 @@ impl Segment {
         self.mount.join(SEGMENT)
     }
 
-    fn open(&self) -> &(File, Memory, Memory) {
-        self.open.as_ref().unwrap()
+    /// The file, that mapped, where it can be, and the attachment.
+    fn open(&self) -> (&File, &Memory, &Memory) {
+        let (file, mapped_file, mapped) = self.open.as_ref().unwrap();
+        (file, mapped_file.as_ref().unwrap_or(mapped), mapped)
     }
 
     /// What is written through the mount: as much as there is room for.
@@ -365,15 +385,17 @@ impl Segment {
     }
 }
 
-impl Drop for Segment {
+impl<const PASSED: bool> Drop for Segment<PASSED> {
     fn drop(&mut self) {
         self.open = None;
         let _ = sys::remove_segment(self.id);
     }
 }
 
-impl Model for Segment {
+impl<const PASSED: bool> Model for Segment<PASSED> {
     type Step = SegmentStep;
+
+    const ARGUMENTS: &'static [&'static str] = arguments(PASSED);
 
     fn steps() -> BoxedStrategy<SegmentStep> {
         let some = || size().prop_map(|size| size.max(1));
@@ -405,7 +427,7 @@ impl Model for Segment {
         let path = self.path();
         match step {
             SegmentStep::Write(Way::Open, at, data) => {
-                let done = write_at(&self.open().0, *at, &data.bytes());
+                let done = write_at(self.open().0, *at, &data.bytes());
                 same("written", done, self.put(*at, &data.bytes()))
             }
             SegmentStep::Write(Way::File, at, data) => {
@@ -455,7 +477,7 @@ impl Model for Segment {
                     By::Mount => fs::remove_file(&path).unwrap(),
                 }
                 // What is open still goes on.
-                same_bytes("removed", read_at(&self.open().0, 0, 2 * MOST), &self.bytes)?;
+                same_bytes("removed", read_at(self.open().0, 0, 2 * MOST), &self.bytes)?;
                 let new = Self::make(self.mount.clone(), make)?;
                 drop(std::mem::replace(self, new));
                 Ok(())
