@@ -10,6 +10,7 @@
 //! | `IPCFS_MODEL_SEED` | the number that the failure has printed: does the same again |
 
 mod memory;
+mod native;
 mod queue;
 mod semaphore;
 #[allow(unsafe_code)]
@@ -173,12 +174,12 @@ fn status(path: &Path) -> Got<BTreeMap<String, String>> {
 
 #[test]
 fn posix_message_queue() {
-    run::<queue::Queue<queue::Posix>>();
+    run::<queue::Queue<native::Posix>>();
 }
 
 #[test]
 fn system_v_message_queue() {
-    run::<queue::Queue<queue::SystemV>>();
+    run::<queue::Queue<native::SystemV>>();
 }
 
 #[test]
