@@ -6,6 +6,7 @@ use clap::Parser;
 use fuser::MountOption;
 
 use crate::kind::{Namespace, Options};
+use crate::number;
 use crate::quota::Limits;
 
 /// Mounts every IPC mechanism of the running kernel as files.
@@ -194,8 +195,8 @@ impl MountOptions {
 }
 
 fn count(name: &str, value: &str) -> Result<i64, String> {
-    match value.parse() {
-        Ok(count @ 1..) => Ok(count),
+    match number::decimal(value).map(i64::try_from) {
+        Some(Ok(count @ 1..)) => Ok(count),
         _ => Err(format!("mount option {name}: \"{value}\" is not a number above 0")),
     }
 }
@@ -203,6 +204,8 @@ fn count(name: &str, value: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -240,5 +243,86 @@ mod tests {
         assert!(MountOptions::parse("mq_maxmsg").is_err());
         assert!(MountOptions::parse("fifo_dir=").unwrap_err().contains("fifo_dir"));
         assert!(MountOptions::parse("remount,ro").unwrap_err().contains("umount"));
+    }
+
+    /// An option, and what it says.
+    fn option() -> impl Strategy<Value = (String, MountOptions)> {
+        let none = MountOptions::default;
+        let flag = |flag| MountOptions { flags: vec![flag], ..none() };
+        let kinds = move |kinds| MountOptions { kinds, ..none() };
+        let limits = move |limits| MountOptions { limits, ..none() };
+        let simple = vec![
+            ("allow_other", MountOptions { allow_other: true, ..none() }),
+            ("no_passthrough", MountOptions { no_passthrough: true, ..none() }),
+            ("ro", flag(MountOption::RO)),
+            ("exec", flag(MountOption::Exec)),
+            ("noexec", flag(MountOption::NoExec)),
+            ("atime", flag(MountOption::Atime)),
+            ("noatime", flag(MountOption::NoAtime)),
+            ("sync", flag(MountOption::Sync)),
+            ("async", flag(MountOption::Async)),
+            ("dirsync", flag(MountOption::DirSync)),
+            ("fsname=ipcfs#a=b", none()),
+            ("x-systemd.requires=a", none()),
+            ("", none()),
+        ];
+        let ignored = IGNORED.iter().map(|name| (*name, none()));
+        let simple = simple.into_iter().chain(ignored).collect::<Vec<_>>();
+        let number = prop_oneof![1..9_i64, 1..=i64::MAX];
+        let path = "/[a-z=: ]{1,9}";
+        prop_oneof![
+            prop::sample::select(simple).prop_map(|(text, options)| (text.to_owned(), options)),
+            (0..4, number).prop_map(move |(which, number)| {
+                let (some, size) = (Some(number), Some(number as usize));
+                let (name, options) = match which {
+                    0 => ("mq_maxmsg", kinds(Options { mq_maxmsg: some, ..Options::default() })),
+                    1 => ("mq_msgsize", kinds(Options { mq_msgsize: some, ..Options::default() })),
+                    2 => ("max_handles", limits(Limits { max_handles: size, ..Limits::default() })),
+                    _ => ("max_blocked", limits(Limits { max_blocked: size, ..Limits::default() })),
+                };
+                (format!("{name}={number}"), options)
+            }),
+            (any::<bool>(), path).prop_map(move |(links, path)| {
+                let place = Some(PathBuf::from(&path));
+                let (name, options) = match links {
+                    true => ("link_dir", Options { link_dir: place, ..Options::default() }),
+                    false => ("fifo_dir", Options { fifo_dir: place, ..Options::default() }),
+                };
+                (format!("{name}={path}"), kinds(options))
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn all_options_hold_and_of_the_same_the_last(options in vec(option(), 1..9), cut: prop::sample::Index) {
+            let (words, each): (Vec<_>, Vec<_>) = options.into_iter().unzip();
+            let mut all = MountOptions::default();
+            each.into_iter().for_each(|one| all.add(one));
+            let together = MountOptions::parse(&words.join(","));
+            prop_assert_eq!(together.as_ref(), Ok(&all));
+            // However many `-o` they are given by.
+            let (first, second) = words.split_at(cut.index(words.len()));
+            let (first, second) = (first.join(","), second.join(","));
+            let command = ["ipcfs", "-o", &first, "-o", &second, "/mnt"];
+            prop_assert_eq!(Arguments::try_parse_from(command).unwrap().mount_options(), all);
+        }
+
+        #[test]
+        fn an_option_that_says_nothing_is_refused_by_its_name(
+            options in vec(option(), 0..4), place: prop::sample::Index,
+            wrong in "(mq_maxmsg|max_blocked)(=[+-]?[a-z]|=0|=\\+[1-9]|=-[1-9]|=[1-9][0-9]{19}|=)?|(ro|allow_other|remount)=[a-z]{0,3}|[A-WYZ][a-z]{0,5}(=1)?",
+        ) {
+            let mut words: Vec<_> = options.into_iter().map(|(word, _)| word).collect();
+            words.insert(place.index(words.len() + 1), wrong.clone());
+            let sentence = MountOptions::parse(&words.join(",")).unwrap_err();
+            let name = wrong.split('=').next().unwrap();
+            prop_assert!(sentence.contains(name), "{sentence}");
+        }
+
+        #[test]
+        fn any_text_is_understood_or_refused(text in "\\PC{0,20}", values in "[a-z_,=0-9/]{0,20}") {
+            let _ = (MountOptions::parse(&text), MountOptions::parse(&values), Namespace::new(&text));
+        }
     }
 }

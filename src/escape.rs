@@ -114,6 +114,11 @@ fn unescape<'a>(mut rest: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], &'sta
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -151,5 +156,96 @@ mod tests {
         assert_eq!(words(b"").unwrap(), Vec::<Vec<u8>>::new());
         assert!(words(b"'a").is_err() && words(b"$'a").is_err() && words(b"a\\").is_err());
         assert!(words(b"$'\\xz'").is_err() && words(b"$'\\x").is_err());
+    }
+
+    /// Bytes among which those that need an escape are frequent.
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        let special = prop::sample::select(b"'\"\\$`\n\t !#*x0n".to_vec());
+        let byte = prop_oneof![3 => special, 1 => any::<u8>()];
+        let words = "[a-z '\\n\u{e4}\u{202e}\u{7f}\u{85}]{0,8}".prop_map(String::into_bytes);
+        prop_oneof![vec(byte, 0..12), words]
+    }
+
+    /// What a shell takes `words` for.
+    fn by_shell(shell: &str, words: &[String]) -> Vec<Vec<u8>> {
+        let script = format!("printf '%s\\0' {}", words.join(" "));
+        let output = Command::new(shell).arg("-c").arg(script).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let ended = output.stdout.strip_suffix(b"\0").unwrap_or_default();
+        ended.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_escape_can_be_taken_back(text in text()) {
+            prop_assert_eq!(words(dollar(&text).as_bytes()), Ok(vec![text.clone()]));
+            prop_assert_eq!(words(word(&text).as_bytes()), Ok(vec![text.clone()]));
+            let mut back = Vec::new();
+            let quoted = line(&text).replace('\'', "\\'") + "'";
+            prop_assert_eq!(unescape(quoted.as_bytes(), &mut back), Ok(&b""[..]));
+            prop_assert_eq!(back, text);
+        }
+
+        #[test]
+        fn nothing_that_is_printed_breaks_a_line_or_hides_in_it(text in text()) {
+            for printed in [line(&text), word(&text), dollar(&text)] {
+                let direction = ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}');
+                let hidden = |character: &char| direction.clone().any(|other| other == *character);
+                prop_assert!(!printed.contains(char::is_control), "{printed:?}");
+                prop_assert_eq!(printed.chars().find(hidden), None);
+            }
+        }
+
+        #[test]
+        fn words_are_put_together_and_taken_apart(
+            texts in vec(text(), 0..5), blank in "[ \\t]{1,3}", dollars: bool,
+        ) {
+            let quote = if dollars { dollar } else { word };
+            let parts: Vec<_> = texts.iter().map(|text| quote(text)).collect();
+            let line = format!("{blank}{}{blank}", parts.join(&blank));
+            prop_assert_eq!(words(line.as_bytes()), Ok(texts));
+        }
+
+        #[test]
+        fn every_spelling_of_a_word_is_that_word(text in text(), ways in vec(0..3, 12)) {
+            // Each byte in another way; the shell takes a newline by a backslash for nothing.
+            let mut spelled = Vec::new();
+            for (byte, way) in text.iter().zip(ways.iter().chain(std::iter::repeat(&0))) {
+                match (way, byte) {
+                    (1, byte) if *byte != b'\n' => spelled.extend([b'\\', *byte]),
+                    (2, byte) if *byte != b'\'' => spelled.extend([b'\'', *byte, b'\'']),
+                    (_, byte) => spelled.extend(dollar(&[*byte]).into_bytes()),
+                }
+            }
+            let expected = if text.is_empty() { vec![] } else { vec![text] };
+            prop_assert_eq!(words(&spelled), Ok(expected));
+        }
+
+        #[test]
+        fn any_bytes_are_words_or_refused(line in text(), other: Vec<u8>) {
+            for line in [line, other] {
+                let escapes = line.iter().any(|byte| b" \t'\\$".contains(byte));
+                match words(&line) {
+                    // What has nothing special in it is one word, as it is.
+                    Ok(words) if !escapes => prop_assert_eq!(words.concat(), line),
+                    Ok(words) => prop_assert!(words.iter().all(|word| word.len() <= line.len())),
+                    Err(what) => prop_assert!(escapes && !what.is_empty()),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+        #[test]
+        fn bash_takes_a_word_for_the_same(texts in vec(text(), 100)) {
+            // No name and no argument has a NUL in it.
+            let texts: Vec<Vec<u8>> =
+                texts.into_iter().map(|text| text.into_iter().filter(|byte| *byte != 0).collect()).collect();
+            for quote in [word, dollar] {
+                let words: Vec<_> = texts.iter().map(|text| quote(text)).collect();
+                prop_assert_eq!(&by_shell("bash", &words), &texts);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
-use crate::numbers::Map;
+use crate::map::Map;
 
 /// Descriptors that are kept free for look-ups and whatever else every request needs.
 const RESERVE: u64 = 16;

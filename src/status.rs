@@ -141,6 +141,11 @@ pub fn quote(text: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn quoted(text: &str) -> String {
@@ -169,5 +174,101 @@ mod tests {
         let json = r#"{"name":"a b","mode":"0640","size":3,"values":[1,2]}"#;
         assert_eq!(fields.json().to_string(), json);
         assert_eq!(fields.get("size"), Some(&Field::Number(3)));
+    }
+
+    /// Bytes that a name can have, of those that mean something to a shell more than of others.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let special = prop::sample::select(b"'\"\\$`\n\t ;&|<>()#*?[]{}=~!".to_vec());
+        vec(prop_oneof![3 => special, 1 => 1..=u8::MAX], 0..12)
+    }
+
+    fn field() -> impl Strategy<Value = Field> {
+        let number = prop_oneof![
+            any::<i64>().prop_map(i128::from),
+            any::<u64>().prop_map(i128::from),
+            any::<i128>()
+        ];
+        prop_oneof![
+            4 => value().prop_map(Field::Text),
+            1 => number.clone().prop_map(Field::Number),
+            1 => (0..=0o7777_u32).prop_map(Field::Mode),
+            1 => vec(number, 0..4).prop_map(Field::Numbers),
+        ]
+    }
+
+    /// Names, each with a value.
+    fn named(fields: Vec<Field>) -> Fields {
+        Fields((0..).map(|number: u32| format!("v{number}")).zip(fields).collect())
+    }
+
+    /// What a shell variable holds of it.
+    fn shown(field: &Field) -> Vec<u8> {
+        match field {
+            Field::Number(number) => number.to_string().into_bytes(),
+            Field::Mode(mode) => format!("{mode:04o}").into_bytes(),
+            Field::Text(bytes) => bytes.clone(),
+            Field::Numbers(numbers) => join(numbers).into_bytes(),
+        }
+    }
+
+    /// The values after a shell has sourced `fields`.
+    fn sourced(shell: &str, fields: &Fields) -> Vec<Vec<u8>> {
+        use std::io::Write;
+        let print = fields.iter().map(|(name, _)| format!("printf '%s\\0' \"${name}\"\n"));
+        let script = [fields.sh(), print.collect::<String>().into_bytes()].concat();
+        let mut child =
+            Command::new(shell).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || stdin.write_all(&script).unwrap());
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        assert!(output.status.success());
+        let ended = output.stdout.strip_suffix(b"\0").unwrap_or_default();
+        ended.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_quoted_text_is_one_word_and_can_be_taken_back(text: Vec<u8>, other in value()) {
+            for text in [text, other] {
+                let mut quoted = Vec::new();
+                quote(&text, &mut quoted);
+                prop_assert_eq!(crate::escape::words(&quoted), Ok(vec![text]));
+            }
+        }
+
+        #[test]
+        fn json_holds_the_same_values(fields in vec(field(), 0..6)) {
+            let fields = named(fields);
+            let back: Value = serde_json::from_str(&fields.json().to_string()).unwrap();
+            for (name, field) in fields.iter() {
+                let number = |number: &i128, value: &Value| {
+                    let text = value.as_str().map_or_else(|| value.to_string(), Into::into);
+                    text == number.to_string()
+                };
+                let same = match (field, &back[name]) {
+                    (Field::Number(one), value) => number(one, value),
+                    (Field::Mode(mode), value) => *value == format!("{mode:04o}"),
+                    (Field::Text(text), value) => value.as_str() == Some(&String::from_utf8_lossy(text)),
+                    (Field::Numbers(all), Value::Array(values)) => {
+                        all.len() == values.len() && all.iter().zip(values).all(|(one, value)| number(one, value))
+                    }
+                    _ => false,
+                };
+                prop_assert!(same, "{name}: {field:?} is {}", back[name]);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+        #[test]
+        fn a_shell_that_sources_the_lines_has_the_values(fields in vec(field(), 200)) {
+            let fields = named(fields);
+            let expected: Vec<_> = fields.iter().map(|(_, field)| shown(field)).collect();
+            for shell in ["sh", "bash"] {
+                prop_assert_eq!(&sourced(shell, &fields), &expected, "{}", shell);
+            }
+        }
     }
 }

@@ -191,6 +191,8 @@ const OPERATIONS: &[(u32, &str)] = &[
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -201,5 +203,35 @@ mod tests {
         let expected = "# HELP ipcfs_x X.\n# TYPE ipcfs_x gauge\n\
             ipcfs_x{name=\"a\\\"b\\\\c\\nd\"} 3\nipcfs_x 4\n";
         assert_eq!(metric.text, expected);
+    }
+
+    /// What Prometheus reads between the quotes, and what comes after them.
+    fn label(text: &str) -> Option<(String, &str)> {
+        let (mut value, mut characters) = (String::new(), text.char_indices());
+        while let Some((at, character)) = characters.next() {
+            value.push(match character {
+                '"' => return Some((value, &text[at + 1..])),
+                '\n' => return None,
+                '\\' => match characters.next()?.1 {
+                    'n' => '\n',
+                    same @ ('\\' | '"') => same,
+                    _ => return None,
+                },
+                plain => plain,
+            });
+        }
+        None
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_is_read_as_what_it_was(value in "[a\\\\\"\\n{},]{0,9}|.{0,9}") {
+            let mut metric = Metric::gauge("ipcfs_x", "X.");
+            metric.sample(&[("name", &value)], 3);
+            let sample = metric.text.strip_prefix("# HELP ipcfs_x X.\n# TYPE ipcfs_x gauge\n").unwrap();
+            let (read, after) = label(sample.strip_prefix("ipcfs_x{name=\"").unwrap()).unwrap();
+            prop_assert_eq!(read, value);
+            prop_assert_eq!(after, "} 3\n");
+        }
     }
 }

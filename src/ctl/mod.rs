@@ -1,6 +1,6 @@
 //! The files at the top of ctl/: what is about all objects, or about the daemon.
 
-mod create;
+pub mod create;
 mod limits;
 mod listing;
 mod metrics;

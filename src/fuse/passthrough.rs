@@ -17,7 +17,7 @@ use fuser::{BackingId, FopenFlags, InitFlags, KernelConfig};
 use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
-use crate::numbers::Map;
+use crate::map::Map;
 use crate::tree::Opening;
 use crate::tree::handles::Fh;
 use crate::tree::nodes::NodeId;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::block::Blocker;
 use crate::error::Errno;
-use crate::numbers::Map;
+use crate::map::Map;
 use crate::tree::handles::Fh;
 use crate::vfs::Handle;
 

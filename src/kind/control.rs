@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
+use crate::number;
 use crate::proc;
 use crate::status::Fields;
 use crate::turn;
@@ -336,8 +337,8 @@ impl<T: Object> Handle for OpenValue<T> {
     }
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
-        let value = std::str::from_utf8(data).ok().and_then(|text| text.trim_ascii().parse().ok());
-        let Some(value) = value else {
+        let text = std::str::from_utf8(data.trim_ascii()).ok();
+        let Some(value) = text.and_then(number::decimal) else {
             return Err(Error::because(Errno::EINVAL, "a decimal number is expected here"));
         };
         (self.store)(&self.object, cx.caller, value)?;
@@ -374,6 +375,9 @@ impl Handle for OpenText {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -382,5 +386,77 @@ mod tests {
         assert_eq!(Access::Write.mode(0o620), 0o220);
         assert_eq!(Access::ReadWrite.mode(0o751), 0o640);
         assert_eq!(Access::Alter.mode(0o620), 0o440);
+    }
+
+    /// An object with a number that can be set, and how often it has been.
+    #[derive(Default)]
+    struct Fake(Mutex<(u64, usize)>);
+
+    impl Object for Fake {
+        fn attr(&self) -> Result<Attr> {
+            Ok(Attr::file(1, 0o600))
+        }
+        fn change(&self, _: Caller, _: &Change) -> Result<()> {
+            fail(Errno::EPERM)
+        }
+        fn open(&self, _: &Cx, _: &How) -> Result<Opened> {
+            fail(Errno::EPERM)
+        }
+    }
+
+    fn numbers(valid: RangeInclusive<i64>) -> NumberDir<Fake> {
+        let open: fn(&Arc<Fake>, i64, &Cx, &How) -> Result<Opened> =
+            |_, _, _, _| fail(Errno::EPERM);
+        let serve = Serve::Numbers { valid, listed: |_| Ok(vec![]), open };
+        let control = Control { name: "type", access: Access::Read, about: "", serve };
+        NumberDir { object: Arc::default(), control: Box::leak(Box::new(control)) }
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_has_one_name(number: i64, most in any::<i64>(), text in "[+-]?0{0,2}[0-9]{0,20}|\\PC{0,5}") {
+            let dir = numbers(-5..=most.max(-5));
+            for text in [number.to_string(), text] {
+                let valid = text.parse().is_ok_and(|number| (-5..=most.max(-5)).contains(&number));
+                let canonical = text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
+                let found = dir.find(text.as_bytes());
+                prop_assert_eq!(found.is_ok(), valid && canonical, "{}", text);
+                if let Ok(attr) = found {
+                    prop_assert_eq!((attr.ident as i64).to_string(), text);
+                }
+            }
+        }
+
+        #[test]
+        fn a_value_is_set_by_a_number_and_by_nothing_else(
+            before: u64, number: u64, text in "[ \\n]{0,2}[+-]?[0-9]{0,21}[ \\n]?|\\PC{0,5}", bytes: Vec<u8>,
+        ) {
+            let object = Arc::new(Fake(Mutex::new((before, 0))));
+            let show = |object: &Fake| Ok(object.0.lock().0);
+            let store = |object: &Fake, _, value| {
+                let mut state = object.0.lock();
+                *state = (value, state.1 + 1);
+                Ok(())
+            };
+            let file = OpenValue { attr: Attr::file(1, 0o600), object: Arc::clone(&object), show, store };
+            let cx = Cx { caller: Caller::daemon(), wait: Wait::Try, nonblock: false };
+            for text in [text.into_bytes(), bytes] {
+                let mut done = 0;
+                let outcome = file.write(&cx, 0, &text, &mut done);
+                let plain = text.trim_ascii();
+                let digits = !plain.is_empty() && plain.iter().all(u8::is_ascii_digit);
+                let fits = digits && plain.len() < 20;
+                prop_assert!(outcome.is_err() || digits);
+                prop_assert!(outcome.is_ok() || !fits);
+                prop_assert_eq!(done, if outcome.is_ok() { text.len() } else { 0 });
+            }
+            prop_assert!(object.0.lock().1 > 0 || object.0.lock().0 == before);
+            // What is read can be written.
+            let mut done = 0;
+            file.write(&cx, 0, format!("{number}\n").as_bytes(), &mut done).unwrap();
+            let mut out = Vec::new();
+            file.read(&cx, 0, 100, &mut out).unwrap();
+            prop_assert_eq!(String::from_utf8(out).unwrap(), format!("{number}\n"));
+        }
     }
 }

@@ -216,6 +216,9 @@ impl Gather {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::super::message::fake::{CX, Fake};
     use super::*;
     use crate::error::Errno;
@@ -321,5 +324,54 @@ mod tests {
         assert_eq!(bytes, b"d");
         gather.unread(&queue, &bytes);
         assert_eq!(queue.queued().unwrap(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn each_message_is_delivered_once_whoever_is_killed(
+            messages in vec("[a-z]{0,9}", 0..9), seekable: bool,
+            reads in vec((prop_oneof![1..9_usize, Just(MANY)], prop::bool::weighted(0.3)), 40..80),
+        ) {
+            let queue = queue(&messages.iter().map(String::as_bytes).collect::<Vec<_>>());
+            let gather = Gather::new(true, seekable);
+            let mut got = Vec::new();
+            for (size, killed) in reads {
+                let mut out = Vec::new();
+                let receive = |cx: &Cx, message: &mut Vec<u8>| queue.receive(cx, message);
+                let outcome = gather.read(&CX, got.len() as u64, size, &mut out, 100, receive);
+                prop_assert!(out.len() <= size && (outcome.is_ok() || out.is_empty()));
+                if killed {
+                    gather.unread(&queue, &out);
+                } else {
+                    got.extend(out);
+                }
+            }
+            // What is left over.
+            let receive = |cx: &Cx, message: &mut Vec<u8>| queue.receive(cx, message);
+            while gather.read(&CX, got.len() as u64, 100, &mut got, 100, receive).is_ok() {}
+            let mut lines: Vec<_> = String::from_utf8(got).unwrap().lines().map(str::to_owned).collect();
+            let number = |line: &String| line.split('\t').next().and_then(|tag| tag.parse::<usize>().ok());
+            lines.sort_by_key(number);
+            let tagged = |(tag, message)| format!("{tag}\t{message}");
+            prop_assert_eq!(lines, messages.iter().enumerate().map(tagged).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn any_position_is_served(
+            messages in vec(vec(any::<u8>(), 0..9), 0..5),
+            reads in vec((prop_oneof![0..60_u64, any::<u64>()], 0..20_usize, 0..3_u8), 0..30),
+        ) {
+            let queue = queue(&messages.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let gather = Gather::new(false, true);
+            for (at, size, back) in reads {
+                let mut out = Vec::new();
+                let receive = |cx: &Cx, message: &mut Vec<u8>| queue.receive(cx, message);
+                let _ = gather.read(&CX, at, size, &mut out, 100, receive);
+                prop_assert!(out.len() <= size);
+                if back == 0 {
+                    gather.unread(&queue, &out);
+                }
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ use super::gather::Gather;
 use super::message::Messages;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
+use crate::number;
 use crate::turn::Turn;
 use crate::vfs::{Attr, Cx, Handle, How, Wait};
 
@@ -80,7 +81,7 @@ impl<Q: Messages> LinesFile<Q> {
         let parts = line.iter().position(|byte| *byte == b'\t');
         let parts = parts.map(|tab| (&line[..tab], &line[tab + 1..]));
         let valid = parts.and_then(|(tag, message)| {
-            let tag = std::str::from_utf8(tag).ok()?.parse().ok()?;
+            let tag = number::decimal(std::str::from_utf8(tag).ok()?)?.try_into().ok()?;
             self.tags.valid.contains(&tag).then_some((tag, message))
         });
         valid.ok_or_else(|| {
@@ -192,6 +193,9 @@ impl<Q: Messages> Handle for LinesFile<Q> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::super::message::fake::{CX, Fake};
     use super::*;
 
@@ -292,5 +296,112 @@ mod tests {
         assert_eq!(done, MOST);
         file.write(&Cx { wait: Wait::Block, ..CX }, 0, &text, &mut done).unwrap();
         assert_eq!(done, text.len());
+    }
+
+    /// A line: any bytes but a newline, with a tag like those that there are, or without.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = vec(any::<u8>(), 0..10).prop_map(|mut bytes| {
+            bytes.retain(|byte| *byte != b'\n');
+            bytes
+        });
+        prop_oneof![
+            bytes.clone(),
+            ("[0-9]\t", bytes.clone()).prop_map(|(tag, bytes)| [tag.as_bytes(), &bytes].concat()),
+            ("[+-]?[0-9a]{0,3}\t", bytes)
+                .prop_map(|(tag, bytes)| [tag.as_bytes(), &bytes].concat()),
+        ]
+    }
+
+    /// What is to be sent for a line, or why it is refused.
+    fn expected(
+        line: &[u8],
+        tagged: bool,
+        longest: usize,
+    ) -> std::result::Result<(i64, Vec<u8>), Errno> {
+        let (tag, message) = if tagged {
+            let tab = line.iter().position(|byte| *byte == b'\t').ok_or(Errno::EINVAL)?;
+            let tag = std::str::from_utf8(&line[..tab]).map_err(|_| Errno::EINVAL)?;
+            // A number of one digit, however many zeros precede it.
+            let zeros = tag.trim_start_matches('0');
+            let value = if zeros.is_empty() && !tag.is_empty() { "0" } else { zeros };
+            let tag = (0..=9_i64).find(|tag| tag.to_string() == value).ok_or(Errno::EINVAL)?;
+            (tag, &line[tab + 1..])
+        } else {
+            (0, line)
+        };
+        if message.len() > longest { Err(Errno::EMSGSIZE) } else { Ok((tag, message.to_vec())) }
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_sent_or_refused_whole_wherever_the_writes_are_cut(
+            lines in vec(line(), 0..8), sizes in vec(1..12_usize, 1..10), tagged: bool,
+            room in 1..4_usize, longest in prop_oneof![0..8_usize, Just(100)], ended: bool,
+        ) {
+            let file = file(Fake { room, longest, ..Fake::default() }, tagged);
+            let mut text = lines.join(&b'\n');
+            text.extend(ended.then_some(b'\n'));
+            let (mut sent, mut refused, mut at) = (Vec::new(), 0, 0);
+            let mut sizes = sizes.into_iter().cycle();
+            while at < text.len() {
+                let piece = &text[at..text.len().min(at + sizes.next().unwrap_or(1))];
+                let (done, errno) = write(&file, piece);
+                at += done;
+                match errno {
+                    None => prop_assert_eq!(done, piece.len()),
+                    // Somebody reads.
+                    Some(Errno::EAGAIN) => {
+                        prop_assert_eq!(file.queue.queued.lock().len(), room);
+                        sent.extend(file.queue.queued.lock().pop_front());
+                    }
+                    // The writer gives this line up.
+                    Some(_) => {
+                        refused += 1;
+                        let end = text[at..].iter().position(|byte| *byte == b'\n');
+                        at = end.map_or(text.len(), |end| at + end + 1);
+                    }
+                }
+            }
+            while let Err(error) = file.finish(&CX) {
+                match error.errno() {
+                    Errno::EAGAIN => sent.extend(file.queue.queued.lock().pop_front()),
+                    _ => refused += 1,
+                }
+            }
+            sent.extend(file.queue.queued.lock().drain(..));
+            // No newline ends what is not there.
+            let unended = if ended { None } else { lines.last().filter(|line| line.is_empty()) };
+            let there = &lines[..lines.len() - unended.map_or(0, |_| 1)];
+            // A newline alone is an empty line.
+            let alone = [vec![]];
+            let there = if lines.is_empty() && ended { &alone } else { there };
+            let all: Vec<_> = there.iter().map(|line| expected(line, tagged, longest)).collect();
+            prop_assert_eq!(refused, all.iter().filter(|line| line.is_err()).count());
+            prop_assert_eq!(sent, all.into_iter().flatten().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            lines in vec(vec(any::<u8>(), 0..10), 0..8), tagged: bool,
+            writes in vec(1..12_usize, 1..10), reads in vec(1..12_usize, 1..10),
+        ) {
+            let mut text = Vec::new();
+            for (number, line) in lines.iter().enumerate() {
+                if tagged {
+                    text.extend(format!("{number}\t").bytes());
+                }
+                text.extend(line.iter().copied().filter(|byte| *byte != b'\n').chain([b'\n']));
+            }
+            let file = file(Fake::default(), tagged);
+            let (mut rest, mut writes) = (&text[..], writes.into_iter().cycle());
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(rest.len().min(writes.next().unwrap_or(1)));
+                prop_assert_eq!(write(&file, piece), (piece.len(), None));
+                rest = later;
+            }
+            let (mut read, mut reads) = (Vec::new(), reads.into_iter().cycle());
+            while file.read(&CX, 0, reads.next().unwrap_or(1), &mut read).is_ok() {}
+            prop_assert_eq!(read, text);
+        }
     }
 }

@@ -266,6 +266,9 @@ pub(super) mod fake {
     impl Messages for Fake {
         fn send(&self, _cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
             let mut queued = self.queued.lock();
+            if data.len() > self.longest {
+                return fail(Errno::EMSGSIZE);
+            }
             if queued.len() >= self.room {
                 return fail(Errno::EAGAIN);
             }
@@ -302,6 +305,9 @@ pub(super) mod fake {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::fake::{CX, Fake};
     use super::*;
 
@@ -419,5 +425,38 @@ mod tests {
         assert_eq!(file.poll(libc::POLLIN), libc::POLLIN, "the end of file");
         read(&file, 2, 1);
         assert_eq!(file.poll(libc::POLLIN | libc::POLLOUT), libc::POLLOUT);
+    }
+
+    proptest! {
+        #[test]
+        fn reads_of_any_size_give_each_message_once_and_its_end(
+            messages in vec(vec(any::<u8>(), 0..9), 0..5), seekable: bool,
+            reads in vec((1..6_usize, prop::bool::weighted(0.2)), 1..40),
+        ) {
+            let messages: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
+            let file = file(&messages, seekable);
+            let mut queued: VecDeque<_> = messages.into_iter().collect();
+            // What is left of the message being read, its end of file being still to come.
+            let (mut current, mut at) = (None::<&[u8]>, 0);
+            for (size, killed) in reads {
+                let mut out = Vec::new();
+                let outcome = file.read(&CX, at, size, &mut out);
+                let begins = current.is_none();
+                let Some(rest) = current.take().or_else(|| queued.pop_front()) else {
+                    prop_assert_eq!(outcome.unwrap_err().errno(), Errno::EAGAIN);
+                    continue;
+                };
+                let (now, later) = rest.split_at(rest.len().min(size));
+                prop_assert_eq!(&out, now);
+                if begins && killed {
+                    // The reader has never got it: it goes back, whole.
+                    file.unread(&out);
+                    queued.push_back(rest);
+                    continue;
+                }
+                at += now.len() as u64;
+                current = (!now.is_empty()).then_some(later);
+            }
+        }
     }
 }

@@ -7,16 +7,16 @@ pub mod control;
 mod drain;
 mod fifo;
 mod fsdir;
-mod gather;
+pub mod gather;
 mod hold;
-mod lines;
+pub mod lines;
 pub mod message;
 mod mq;
-mod sem;
+pub mod sem;
 pub mod shared;
 mod shm;
 mod state;
-mod sysv;
+pub mod sysv;
 mod tickets;
 mod value_text;
 
@@ -176,6 +176,11 @@ impl Attributes {
     /// An attribute, if it was given; the last one counts.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// All that were given, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().copied()
     }
 }
 

@@ -34,6 +34,9 @@ impl ValueText {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &mut ValueText, at: Option<u64>, size: usize, value: &str) -> String {
@@ -59,5 +62,34 @@ mod tests {
         assert_eq!(read(text, None, 9, "2\n"), "\n");
         assert_eq!(read(text, None, 9, "3\n"), "");
         assert_eq!(read(text, None, 9, "4\n"), "4\n");
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_read_whole_however_it_changes_meanwhile(
+            reads in vec((1..5_usize, "[0-9]{0,6}\\n"), 1..40), positions: bool,
+        ) {
+            let mut text = ValueText::default();
+            let (mut rest, mut at) = (None::<String>, 0);
+            for (size, value) in reads {
+                // What is shown is the value at the read that begins it.
+                let left = rest.take().unwrap_or_else(|| value.clone());
+                let (now, later) = left.split_at(left.len().min(size));
+                let got = read(&mut text, positions.then_some(at), size, &value);
+                prop_assert_eq!(&got, now);
+                at = if now.is_empty() { 0 } else { at + now.len() as u64 };
+                rest = (!now.is_empty()).then(|| later.to_owned());
+            }
+        }
+
+        #[test]
+        fn any_position_is_served(
+            reads in vec((prop::option::of(any::<u64>()), any::<usize>(), "[0-9 ]{0,5}\n"), 0..20),
+        ) {
+            let mut text = ValueText::default();
+            for (at, size, value) in reads {
+                prop_assert!(read(&mut text, at, size, &value).len() <= size);
+            }
+        }
     }
 }

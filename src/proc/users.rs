@@ -105,6 +105,8 @@ fn mapping(line: &[u8]) -> Option<Mapping<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -124,5 +126,26 @@ mod tests {
         targets.segments.insert(0, 3);
         assert_eq!(found[1].object(&targets), Some(3));
         assert_eq!(found[0].object(&targets), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_mapping_is_that_of_its_file_whatever_its_name(
+            start: u64, length in 0..1_u64 << 40, major in 0..4096_u32, minor in 0..1_u32 << 20, inode: u64,
+            permissions in "[r-][w-][x-][ps]", path in "/[ -~]{0,20}",
+        ) {
+            let end = start.saturating_add(length);
+            // fs/proc/task_mmu.c, show_vma_header_prefix; the path begins at the 73rd column.
+            let line = format!("{start:08x}-{end:08x} {permissions} 00000000 {major:02x}:{minor:02x} {inode}");
+            let line = format!("{line:<72} {path}");
+            let file = FileId { device: libc::makedev(major, minor), inode };
+            let path = path.as_bytes();
+            prop_assert_eq!(mapping(line.as_bytes()), Some(Mapping { start, end, file, path }));
+        }
+
+        #[test]
+        fn any_text_is_understood_or_left_out(text: Vec<u8>, line in "([0-9a-f]{0,17}[-: ]){0,9}/?\\PC{0,9}") {
+            prop_assert!(mappings(&text).chain(mappings(line.as_bytes())).count() <= text.len() + line.len() + 2);
+        }
     }
 }

@@ -164,6 +164,8 @@ fn in_mount(targets: &Targets) -> Vec<(usize, Waiter)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -182,5 +184,16 @@ mod tests {
     fn waiting_is_told_from_waking_and_from_private_memory() {
         assert!(is_futex_wait(0x109) && is_futex_wait(0));
         assert!(!is_futex_wait(1) && !is_futex_wait(0x80));
+    }
+
+    proptest! {
+        #[test]
+        fn any_call_is_understood(number: i64, arguments: [u64; 6], rest in "[0-9a-fx -]{0,40}|\\PC{0,9}") {
+            let words: Vec<_> = arguments.iter().map(|argument| format!("{argument:#x}")).collect();
+            let text = format!("{number} {} 0x7ffd 0x7f1d\n", words.join(" "));
+            let [first, second, ..] = arguments;
+            prop_assert_eq!(call(&text), Some(Call { number, arguments: [first, second] }));
+            let _ = call(&rest);
+        }
     }
 }

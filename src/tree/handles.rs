@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use super::nodes::NodeId;
 use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
-use crate::numbers::Map;
+use crate::map::Map;
 use crate::quota::Share;
 use crate::vfs::{DirEntry, Handle};
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::contest::Contests;
 use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
-use crate::numbers::Map;
+use crate::map::Map;
 use crate::vfs::{Attr, Children, Item, ObjectId};
 
 /// A node id, as the kernel gets it.
@@ -72,6 +72,10 @@ struct Entry {
     held: u64,
     /// The inode number that the kernel was last told; it shows that of a file that stays open.
     told: u64,
+    /// How often the item has been replaced, and which one of the parent's this one is of: what is
+    /// in a control directory goes by the name of its object.
+    version: u64,
+    within: u64,
 }
 
 struct Table {
@@ -108,6 +112,8 @@ impl Nodes {
             opens: Vec::new(),
             held: 0,
             told: 1,
+            version: 0,
+            within: 0,
         };
         let table = Table {
             entries: Map::from_iter([(NodeId::ROOT, entry)]),
@@ -135,7 +141,7 @@ impl Nodes {
     }
 
     /// Counts a look-up of `name`, which has `attr` in `parent`, and gives its id. `item` is asked
-    /// only if the object is not known or has another name by now.
+    /// only if the object is not known, or it or its directory has another name by now.
     pub fn look_up(
         &self,
         parent: NodeId,
@@ -149,13 +155,16 @@ impl Nodes {
         let table = &mut *table;
         let per_writer = children == Children::PerWriter;
         let mut own = per_writer && table.contests.is_on(&place);
+        let within = table.entries.get(&parent).map_or(0, |parent| parent.version);
         let shared = table.places.get(&place).and_then(|ids| ids.shared);
         if let Some((id, entry)) = shared.and_then(|id| Some((id, table.entries.get_mut(&id)?))) {
             own |= per_writer && entry.writers > 0;
             if !own {
-                if &*entry.node.name != name {
+                if &*entry.node.name != name || entry.within != within {
                     entry.node.item = item()?;
                     entry.node.name = name.into();
+                    entry.version += 1;
+                    entry.within = within;
                 }
                 entry.node.attr = *attr;
                 entry.lookups += 1;
@@ -292,8 +301,10 @@ impl Table {
         if shared {
             ids.shared = Some(id);
         }
+        let mut within = 0;
         if let Some(parent) = self.entries.get_mut(&node.parent) {
             parent.held += 1;
+            within = parent.version;
         }
         let entry = Entry {
             node,
@@ -303,6 +314,8 @@ impl Table {
             opens: Vec::new(),
             held: 0,
             told: id.0,
+            version: 0,
+            within,
         };
         self.entries.insert(id, entry);
         id
@@ -451,6 +464,24 @@ mod tests {
         let id = look_up(&nodes, "a", 7).id;
         assert_eq!(look_up(&nodes, "b", 7).id, id);
         assert_eq!(&*nodes.get(id).unwrap().name, b"b");
+    }
+
+    #[test]
+    fn what_is_in_a_renamed_directory_is_found_anew() {
+        let nodes = nodes();
+        let file = |dir, target: &str| {
+            let item = || Ok(Item::Link(target.as_bytes().into()));
+            let attr = Attr::file(2, 0o600);
+            let found = nodes.look_up(dir, b"status", &attr, Children::PerWriter, item).unwrap();
+            let Item::Link(target) = nodes.item(found.id).unwrap() else { panic!() };
+            (found.id, target)
+        };
+        let dir = look_up(&nodes, "a", 7).id;
+        let (id, target) = file(dir, "a/status");
+        assert_eq!((&*target, file(dir, "again")), (&b"a/status"[..], (id, target.clone())));
+        assert_eq!(look_up(&nodes, "b", 7).id, dir);
+        assert_eq!(file(dir, "b/status"), (id, (*b"b/status").into()));
+        assert_eq!(file(dir, "again"), (id, (*b"b/status").into()));
     }
 
     #[test]

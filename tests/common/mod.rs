@@ -24,7 +24,7 @@ pub fn long<T>(short: T, whole: T) -> T {
 }
 
 /// What takes longer hangs.
-fn deadline() -> Duration {
+pub fn deadline() -> Duration {
     Duration::from_secs(long(60, 600))
 }
 

@@ -25,3 +25,18 @@ fn a_name_full_of_quotes_and_commands_is_sourced_safely() {
     let script = "for d in ctl/mq/*/; do . \"$d/status\"; printf '%s' \"$name\"; done; ! [ -e pwned ]; cd $SCRATCH; ! [ -e pwned ]".to_string();
     assert_eq!(world.run(&script), name);
 }
+
+#[test]
+fn the_control_files_go_with_an_object_that_is_renamed() {
+    let world = World::new();
+    for kind in ["shm", "sem", "fifo"] {
+        let script = format!(
+            "touch {kind}/a; grep name= ctl/{kind}/a/status
+             mv {kind}/a {kind}/b; grep name= ctl/{kind}/b/status; ! [ -e ctl/{kind}/a ]
+             mv {kind}/b {kind}/a; grep name= ctl/{kind}/a/status"
+        );
+        assert_eq!(world.run(&script), "name=a\nname=b\nname=a\n");
+    }
+    world.run("touch sem/a; echo +1 > ctl/sem/a/try; mv sem/a sem/b; echo +1 > ctl/sem/b/try");
+    assert_eq!(world.run("cat sem/b; exec 9< ctl/sem/b/tryhold; cat sem/b"), "2\n1\n");
+}

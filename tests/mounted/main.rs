@@ -15,6 +15,7 @@ mod fifo;
 mod foreign;
 mod ipc_lock;
 mod lines;
+mod model;
 mod mq;
 mod parity;
 mod reports;

@@ -57,6 +57,8 @@ fn thousands(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -80,5 +82,21 @@ mod tests {
                         9 queues use 745,920";
         assert_eq!(sentence, expected);
         assert!(exceeded(0, 819_200, 82_880, (1, 82_880)).contains("1 queue uses 82,880, and"));
+    }
+
+    proptest! {
+        #[test]
+        fn commas_separate_thousands_and_nothing_else(number: u64, shift in 0..64_u32) {
+            let text = thousands(number >> shift);
+            prop_assert_eq!(text.replace(',', ""), (number >> shift).to_string());
+            let groups: Vec<_> = text.split(',').map(str::len).collect();
+            prop_assert!((1..=3).contains(&groups[0]) && groups[1..].iter().all(|length| *length == 3));
+        }
+
+        #[test]
+        fn no_number_is_too_large_to_be_reckoned_with(maxmsg: u64, msgsize: u64, text in "Max msgqueue size\\PC{0,20}") {
+            prop_assert!(of(maxmsg, msgsize) >= of(maxmsg, 0));
+            let _ = parse_limit(&text);
+        }
     }
 }

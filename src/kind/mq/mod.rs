@@ -475,6 +475,8 @@ fn queue_attr(queue: &OwnedFd) -> Result<Attr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::sys::{Info, parse_bytes, parse_info};
 
     #[test]
@@ -484,5 +486,21 @@ mod tests {
         assert_eq!(parse_info("nonsense"), Info::default());
         assert_eq!(parse_bytes(text.as_bytes()), 129);
         assert_eq!(parse_bytes(b"nonsense"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_queues_file_says_the_same_in_both_ways(bytes: u64, pid: u32, signal: u32) {
+            // ipc/mqueue.c, mqueue_read_file
+            let text = format!("QSIZE:{bytes:<10} NOTIFY:{:<5} SIGNO:{signal:<5} NOTIFY_PID:{pid:<6}\n", 0);
+            prop_assert_eq!(parse_info(&text), Info { bytes, notify_pid: pid, notify_signal: signal });
+            prop_assert_eq!(parse_bytes(text.as_bytes()), bytes);
+        }
+
+        #[test]
+        fn any_text_is_understood_somehow(text in "(QSIZE:)?[0-9]{0,25}\\PC{0,9}") {
+            parse_info(&text);
+            parse_bytes(text.as_bytes());
+        }
     }
 }

@@ -56,6 +56,8 @@ pub fn excerpt(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -106,6 +108,65 @@ mod tests {
         ];
         for (text, errno) in table {
             assert_eq!(parse(text).unwrap_err().errno(), *errno, "{:?}", excerpt(text));
+        }
+    }
+
+    /// White space as it may stand around an operation.
+    const BLANK: &str = "[ \\t\\n\\r]{0,3}";
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let number = prop_oneof![0..=VALUE_MAX, 0..20_u32, VALUE_MAX - 1..=VALUE_MAX];
+        (0..3, number).prop_map(|(what, number)| match what {
+            0 => Operation::Set(number),
+            1 => Operation::Post(number),
+            _ => Operation::Take(number),
+        })
+    }
+
+    fn print(operation: Operation, zeros: &str) -> String {
+        match operation {
+            Operation::Set(number) => format!("{zeros}{number}"),
+            Operation::Post(number) => format!("+{zeros}{number}"),
+            Operation::Take(number) => format!("-{zeros}{number}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_understood(
+            operation in operation(), zeros in "0{0,3}", before in BLANK, after in BLANK,
+        ) {
+            let text = format!("{before}{}{after}", print(operation, &zeros));
+            prop_assert_eq!(parse(text.as_bytes()).unwrap(), operation);
+        }
+
+        #[test]
+        fn what_is_understood_is_what_is_printed(text in "[0-9+ \\n-]{0,12}|[+-]?[0-9]{8,40}|\\PC{0,9}") {
+            let word = text.trim_ascii();
+            let digits = word.strip_prefix(['+', '-']).unwrap_or(word);
+            let zeros = &digits[..digits.len() - digits.trim_start_matches('0').len()];
+            match parse(text.as_bytes()) {
+                // A zero alone is the number itself.
+                Ok(operation) => prop_assert!(
+                    [print(operation, zeros), print(operation, zeros.get(1..).unwrap_or(""))]
+                        .iter().any(|printed| printed == word)
+                ),
+                Err(error) => {
+                    let number = !digits.is_empty() && digits.chars().all(|digit| digit.is_ascii_digit());
+                    let expected = if number { Errno::EOVERFLOW } else { Errno::EINVAL };
+                    prop_assert_eq!(error.errno(), expected);
+                    let small = digits.parse().is_ok_and(|value: u64| value <= u64::from(VALUE_MAX));
+                    prop_assert!(!number || !small);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_understood_or_refused_in_one_line(text: Vec<u8>) {
+            if let Err(error) = parse(&text) {
+                prop_assert!(!error.to_string().contains(char::is_control));
+            }
+            prop_assert!(!excerpt(&text).contains(char::is_control));
         }
     }
 }

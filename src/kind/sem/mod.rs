@@ -24,7 +24,7 @@
 //! ([`arena`]) and by code that trusts nothing in it ([`word`]).
 
 mod arena;
-mod grammar;
+pub mod grammar;
 mod word;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

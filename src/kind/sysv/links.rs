@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use super::super::fsdir::FsDir;
 use super::super::{Options, state};
-use super::Name;
+use super::name::Name;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, DirEntry, FileType, Wait};

@@ -1,21 +1,5 @@
 //! What the three System V kinds have in common: `sysv/msg/KEY`, `sysv/sem/KEY`, `sysv/shm/KEY`
-//! (`sysvipc(7)`).
-//!
-//! # Names
-//!
-//! | name | stands for |
-//! | --- | --- |
-//! | `0x000004d2` | the object of that key; so it is listed |
-//! | `0x4d2`, `0x4D2` | the same: `0x` and one to eight hexadecimal digits |
-//! | `1234` | the same: decimal, without leading zeros, up to 4294967295 |
-//! | `-1` | the same as `0xffffffff`: a `key_t` is a signed number in C, down to -2147483648 |
-//! | `id-7` | the object whose identifier is 7, whether it has a key or not; so one without is listed |
-//! | `jobs` | a symbolic link in the same directory to one of the keys above ([`links`]) |
-//!
-//! Anything else is no name (`ENOENT`) and cannot be made (`EINVAL`): the key 0 in any spelling,
-//! which is `IPC_PRIVATE` and finds nothing; `0X4d2`; nine or more hexadecimal digits; `01234`,
-//! which C would take for octal; a sign `+`, `-0`, blanks anywhere, numbers that 32 bits do not
-//! hold. `id-N` cannot be made either, since the kernel gives identifiers out.
+//! (`sysvipc(7)`). [`name`] says how they are named.
 //!
 //! # Which object
 //!
@@ -36,6 +20,7 @@ mod endpoint;
 mod fresh;
 mod links;
 pub mod msg;
+pub mod name;
 mod rights;
 pub mod sem;
 pub mod shm;
@@ -46,6 +31,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use self::links::Links;
+use self::name::{Name, name_of};
 use super::fsdir::time;
 use super::{Attributes, Kind, Limit, Options, Profile, shared_mode};
 use crate::caller::Caller;
@@ -55,50 +41,6 @@ use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, MANY, Ob
 
 /// About as many bytes has a line of a table in /proc/sysvipc.
 const LINE: usize = 120;
-
-/// What a name in one of the directories stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// The object of this key, which is not 0.
-    Key(i32),
-    /// The object of this identifier.
-    Id(i32),
-}
-
-impl Name {
-    /// Understands a name as the module's documentation has it; `None` for anything else.
-    pub fn parse(name: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(name).ok()?;
-        if let Some(id) = text.strip_prefix("id-") {
-            let id = decimal(id)?;
-            return i32::try_from(id).ok().map(Self::Id);
-        }
-        let key = if let Some(digits) = text.strip_prefix("0x") {
-            let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            if digits.len() > 8 || !hexadecimal {
-                return None;
-            }
-            u32::from_str_radix(digits, 16).ok()?
-        } else if let Some(digits) = text.strip_prefix('-') {
-            i32::try_from(-decimal(digits)?).ok()? as u32
-        } else {
-            u32::try_from(decimal(text)?).ok()?
-        };
-        (key != 0).then_some(Self::Key(key as i32))
-    }
-}
-
-/// A decimal number in its one spelling.
-fn decimal(text: &str) -> Option<i64> {
-    let canonical = text == "0" || !text.starts_with('0');
-    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
-    (canonical && digits && text.len() <= 10).then(|| text.parse().ok())?
-}
-
-/// How an object is listed.
-pub fn name_of(key: i32, id: i32) -> String {
-    if key == 0 { format!("id-{id}") } else { format!("0x{key:08x}") }
-}
 
 /// What is different between the three kinds.
 pub trait Family: Send + Sync + Sized + 'static {
@@ -408,84 +350,23 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-
-    #[test]
-    fn every_spelling_of_a_key_is_taken_or_refused_as_documented() {
-        let key = |key: u32| Some(Name::Key(key as i32));
-        let table: &[(&str, Option<Name>)] = &[
-            ("0x000004d2", key(1234)),
-            ("0x4d2", key(1234)),
-            ("0x4D2", key(1234)),
-            ("0x04d2", key(1234)),
-            ("1234", key(1234)),
-            ("1", key(1)),
-            ("0xffffffff", key(0xffff_ffff)),
-            ("0xFFFFFFFF", key(0xffff_ffff)),
-            ("4294967295", key(0xffff_ffff)),
-            ("-1", key(0xffff_ffff)),
-            ("0x80000000", key(0x8000_0000)),
-            ("2147483648", key(0x8000_0000)),
-            ("-2147483648", key(0x8000_0000)),
-            ("id-0", Some(Name::Id(0))),
-            ("id-7", Some(Name::Id(7))),
-            ("id-2147483647", Some(Name::Id(i32::MAX))),
-            // The key 0 is no key.
-            ("0", None),
-            ("-0", None),
-            ("0x0", None),
-            ("0x00000000", None),
-            ("", None),
-            ("0x", None),
-            ("0X4d2", None),
-            ("0x0000004d2", None),
-            ("0x1ffffffff", None),
-            ("0x4g2", None),
-            ("0x+4d", None),
-            ("0x-1", None),
-            ("4d2", None),
-            ("01234", None),
-            ("-01", None),
-            ("+1234", None),
-            ("--1", None),
-            ("-", None),
-            (" 1234", None),
-            ("1234 ", None),
-            ("12 34", None),
-            ("\t1", None),
-            ("1234\n", None),
-            ("4294967296", None),
-            ("-2147483649", None),
-            ("99999999999999999999", None),
-            ("-0x1", None),
-            ("id-", None),
-            ("id-07", None),
-            ("id--1", None),
-            ("id-0x7", None),
-            ("id-2147483648", None),
-            ("ID-7", None),
-            ("jobs", None),
-            ("١٢٣", None),
-        ];
-        for (name, expected) in table {
-            assert_eq!(Name::parse(name.as_bytes()), *expected, "{name:?}");
-        }
-        assert_eq!(Name::parse(b"\xff"), None);
-    }
-
-    #[test]
-    fn what_is_listed_is_understood() {
-        for (key, id) in [(1234, 7), (-1, 7), (i32::MIN, 0), (0, 7)] {
-            let expected = if key == 0 { Name::Id(id) } else { Name::Key(key) };
-            assert_eq!(Name::parse(name_of(key, id).as_bytes()), Some(expected));
-        }
-        assert_eq!(name_of(1234, 7), "0x000004d2");
-        assert_eq!(name_of(0, 7), "id-7");
-    }
 
     #[test]
     fn the_kernels_table_is_understood() {
         let text = b"       key      msqid perms      cbytes       qnum lspid\n      1234          0   666           0          0     0\n        -1      32769   600          10          1     7\nnonsense\n\n";
         assert_eq!(parse_table(text).collect::<Vec<_>>(), [(1234, 0), (-1, 32769)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_understood(rows: Vec<(i32, i32)>, other: Vec<u8>) {
+            let line = |(key, id): &(i32, i32)| format!("{key:10} {id:10}   666          0          0     0\n");
+            let text = format!("       key      msqid perms\n{}", rows.iter().map(line).collect::<String>());
+            prop_assert_eq!(parse_table(text.as_bytes()).collect::<Vec<_>>(), rows);
+            parse_table(&other).for_each(drop);
+        }
     }
 }

@@ -117,6 +117,9 @@ fn out_of_range(digits: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn operate(steps: &[(u16, i16)]) -> Operation {
@@ -194,5 +197,94 @@ mod tests {
         let text = vec!["0 +1"; 501].join(",");
         let Operation::Operate(steps) = parse(text.as_bytes()).unwrap() else { panic!() };
         assert_eq!(steps.len(), 501);
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let most = VALUE_MAX as i16;
+        let change = prop_oneof![-most..=most, -2..3_i16];
+        let step = (any::<u16>(), change).prop_map(|(index, change)| Step { index, change });
+        let value = 0..=VALUE_MAX;
+        prop_oneof![
+            vec(step, 1..6).prop_map(Operation::Operate),
+            vec(value.clone(), 1..6).prop_map(Operation::SetAll),
+            (any::<u16>(), value).prop_map(|(index, value)| Operation::SetOne(index, value)),
+        ]
+    }
+
+    /// Prints with these blanks between words, and this between operations.
+    fn print(operation: &Operation, blank: &str, separator: &str, zeros: &str) -> String {
+        match operation {
+            Operation::Operate(steps) => {
+                let step = |&Step { index, change }: &Step| match change {
+                    0 => format!("{zeros}{index}{blank}0"),
+                    1.. => format!("{zeros}{index}{blank}+{zeros}{change}"),
+                    _ => format!("{zeros}{index}{blank}-{zeros}{}", change.unsigned_abs()),
+                };
+                steps.iter().map(step).collect::<Vec<_>>().join(separator)
+            }
+            Operation::SetAll(values) => {
+                let value = |value: &u16| format!("{blank}{zeros}{value}");
+                format!("={}", values.iter().map(value).collect::<String>())
+            }
+            Operation::SetOne(index, value) => {
+                format!("{zeros}{index}{blank}={blank}{zeros}{value}")
+            }
+        }
+    }
+
+    /// As `echo` would have it.
+    fn plainly(operation: &Operation) -> String {
+        print(operation, " ", ", ", "")
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_understood_with_any_blanks(
+            operation in operation(), blank in "[ \\t]{1,3}", zeros in "0{0,3}",
+            separator in "[ \\t]{0,2}(,|\\n+)[ \\t]{0,2}", end in "\\n{0,2}",
+        ) {
+            let text = print(&operation, &blank, &separator, &zeros) + &end;
+            prop_assert_eq!(&parse(text.as_bytes()).unwrap(), &operation, "{:?}", text);
+        }
+
+        #[test]
+        fn what_is_understood_can_be_printed(text in "[0-3+,= \\n-]{0,16}|([0-9]{1,6} [+-]?[0-9]{1,6}[,\\n]){0,3}|[0-9]{0,2} ?=( [0-9]{4,5}){1,2}|\\PC{0,9}") {
+            match parse(text.as_bytes()) {
+                Ok(operation) => {
+                    prop_assert_eq!(&parse(plainly(&operation).as_bytes()).unwrap(), &operation);
+                    let values = match &operation {
+                        Operation::SetAll(values) => values.clone(),
+                        Operation::SetOne(_, value) => vec![*value],
+                        Operation::Operate(steps) => steps.iter().map(|step| step.change.unsigned_abs()).collect(),
+                    };
+                    prop_assert!(values.iter().all(|value| *value <= VALUE_MAX));
+                    // Nothing has been added or left out: the numbers are those of the text.
+                    let numbers = |text: &str| -> Vec<u64> {
+                        let words = text.split(|other: char| !other.is_ascii_digit());
+                        words.filter_map(|digits| digits.parse().ok()).collect()
+                    };
+                    prop_assert_eq!(numbers(&plainly(&operation)), numbers(&text));
+                }
+                Err(error) => prop_assert!(
+                    matches!(error.errno(), Errno::EINVAL | Errno::EFBIG | Errno::ERANGE)
+                ),
+            }
+        }
+
+        #[test]
+        fn a_character_too_many_is_refused(
+            operation in operation(), place: prop::sample::Index, wrong in "[a-z;:.()\\x00\u{661}]",
+        ) {
+            let mut text = plainly(&operation);
+            text.insert_str(place.index(text.len() + 1), &wrong);
+            prop_assert_eq!(parse(text.as_bytes()).unwrap_err().errno(), Errno::EINVAL);
+        }
+
+        #[test]
+        fn any_bytes_are_understood_or_refused_in_one_line(text: Vec<u8>) {
+            if let Err(error) = parse(&text) {
+                prop_assert!(!error.to_string().contains(char::is_control));
+            }
+        }
     }
 }

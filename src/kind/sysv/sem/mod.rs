@@ -20,7 +20,7 @@
 //! | `ERANGE` | a value would be over 32767 |
 //! | `EIDRM` | the set has been removed, in the meantime or before |
 
-mod grammar;
+pub mod grammar;
 
 use std::sync::Arc;
 

@@ -1,35 +1,28 @@
 //! `create`: makes objects with attributes, one a line.
 //!
-//! ```text
-//! mq/jobs maxmsg=100 msgsize=512 mode=0660
-//! shm/buf size=1M
-//! sysv/sem/0x99 nsems=4
-//! # a comment
-//! ```
-//!
-//! The first word is the path, the others are attributes: `mode=`, octal, and those of the kind
-//! ([`Profile::attributes`]), numbers with `K`, `M`, `G` or `T` for powers of 1024. Words are quoted
-//! as in a shell ([`escape::words`]). The default mode is 0666 without the writer's umask.
+//! [`grammar`] says what a line looks like. The default mode is 0666 without the writer's umask.
 //!
 //! A write holds whole lines; lines that a larger one cuts (4096 bytes or more, what programs write
 //! at once from their buffers) go on in the next. A line with something wrong makes nothing, the
 //! lines before it are done, and the count written says so.
 
+pub mod grammar;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Kinds, OneKind};
+use super::Kinds;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
-use crate::kind::{Attributes, Profile};
 use crate::vfs::{Attr, Change, Cx, Handle, How, Io, Object, Opened, Wait};
 
 /// What is shorter than this is written on purpose (`PIPE_BUF`).
 const BUFFER: usize = 4096;
-/// The longest line.
+/// The longest line that is kept until its end comes.
 const LONGEST: usize = 64 * 1024;
+const TOO_LONG: &str = "a line of more than 65536 bytes is too long to be written in pieces";
 
 /// The file.
 pub(super) struct Create {
@@ -88,8 +81,12 @@ impl Handle for Open {
         while *done < data.len() {
             let rest = &data[*done..];
             let length = rest.iter().position(|byte| *byte == b'\n');
-            if length.is_none() && data.len() >= BUFFER && state.begun.len() + rest.len() <= LONGEST
-            {
+            if length.is_none() && data.len() >= BUFFER {
+                if state.begun.len() + rest.len() > LONGEST {
+                    state.begun.clear();
+                    let error = Error::because(Errno::EINVAL, TOO_LONG);
+                    return Err(at_line(state.lines + 1, &error));
+                }
                 state.begun.extend_from_slice(rest);
                 *done = data.len();
                 return Ok(());
@@ -119,95 +116,18 @@ fn at_line(number: usize, error: &Error) -> Error {
     Error::because(error.errno(), format!("line {number}: {sentence}"))
 }
 
-fn wrong<T>(what: impl std::fmt::Display) -> Result<T> {
-    Err(Error::because(Errno::EINVAL, what.to_string()))
-}
-
 /// Makes what a line asks for.
 fn make(kinds: &Kinds, caller: Caller, line: &[u8]) -> Result<()> {
-    if line.trim_ascii_start().starts_with(b"#") {
+    let Some(order) = grammar::parse(line, kinds.iter().map(|(profile, _)| *profile))? else {
         return Ok(());
-    }
-    let words = match escape::words(line) {
-        Ok(words) => words,
-        Err(what) => return wrong(what),
     };
-    let Some((path, attributes)) = words.split_first() else { return Ok(()) };
-    let ((profile, kind), name) = split(kinds, path)?;
-    let (mode, attributes) = parse(profile, attributes)?;
-    let mode = mode.unwrap_or_else(|| 0o666 & !umask(caller));
-    kind.make(caller, name, mode, &attributes).map_err(|error| {
-        let path = escape::line(path);
+    let Some((profile, kind)) = kinds.get(order.kind) else { return fail(Errno::EINVAL) };
+    let mode = order.mode.unwrap_or_else(|| 0o666 & !umask(caller));
+    kind.make(caller, &order.name, mode, &order.attributes).map_err(|error| {
+        let (directory, name) = (profile.path, escape::line(&order.name));
         let sentence = error.what().unwrap_or(error.errno().desc());
-        Error::because(error.errno(), format!("{path}: {sentence}"))
+        Error::because(error.errno(), format!("{directory}/{name}: {sentence}"))
     })
-}
-
-/// The kind that a path names, and the name in it.
-fn split<'a>(kinds: &'a Kinds, path: &'a [u8]) -> Result<(&'a OneKind, &'a [u8])> {
-    for kind in kinds.iter() {
-        let rest = path.strip_prefix(kind.0.path.as_bytes());
-        let Some(name) = rest.and_then(|rest| rest.strip_prefix(b"/")) else { continue };
-        if name.len() > 255 {
-            return Err(Error::because(
-                Errno::ENAMETOOLONG,
-                format!("the name has {} bytes; 255 are the most", name.len()),
-            ));
-        }
-        if name.contains(&b'/') || matches!(name, b"" | b"." | b"..") {
-            return wrong(format!("\"{}\" is no name", escape::line(name)));
-        }
-        return Ok((kind, name));
-    }
-    let known: Vec<_> = kinds.iter().map(|(profile, _)| format!("{}/", profile.path)).collect();
-    wrong(format!("\"{}\" is in none of {}", escape::line(path), known.join(", ")))
-}
-
-/// The mode and the attributes of a kind.
-fn parse(profile: &'static Profile, words: &[Vec<u8>]) -> Result<(Option<u32>, Attributes)> {
-    let (mut mode, mut attributes) = (None, Attributes::default());
-    for word in words {
-        let shown = escape::line(word);
-        let text = std::str::from_utf8(word).unwrap_or_default();
-        let Some((name, value)) = text.split_once('=') else {
-            return wrong(format!("\"{shown}\" is not NAME=VALUE"));
-        };
-        if name == "mode" {
-            let octal =
-                !value.is_empty() && value.bytes().all(|digit| (b'0'..b'8').contains(&digit));
-            mode = u32::from_str_radix(value, 8).ok().filter(|mode| octal && *mode <= 0o777);
-            if mode.is_none() {
-                return wrong(format!("\"{shown}\": a mode is octal, 0 to 0777"));
-            }
-            continue;
-        }
-        let Some(known) = profile.attributes.iter().find(|known| **known == name) else {
-            let mut known = vec!["mode"];
-            known.extend(profile.attributes);
-            let (path, known) = (profile.path, known.join(", "));
-            return wrong(format!("\"{shown}\": the attributes of {path} are {known}"));
-        };
-        match number(value) {
-            Some(value) => attributes.set(known, value),
-            None => return wrong(format!("\"{shown}\": that is no number (123, 64K, 1M)")),
-        }
-    }
-    Ok((mode, attributes))
-}
-
-/// A number, `K`, `M`, `G` and `T` being powers of 1024.
-fn number(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'K' | b'k' => (&text[..text.len() - 1], 10),
-        b'M' | b'm' => (&text[..text.len() - 1], 20),
-        b'G' | b'g' => (&text[..text.len() - 1], 30),
-        b'T' | b't' => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
-    };
-    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The umask of a process, which a write does not tell (proc(5)); 022 if it is not to be seen.
@@ -220,8 +140,11 @@ fn umask(caller: Caller) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::kind::Kind;
+    use crate::kind::{Attributes, Kind, Profile};
     use crate::vfs::{Children, Dir, DirEntry, Item, Wait};
 
     /// A kind that remembers what was to be made.
@@ -271,9 +194,13 @@ mod tests {
     }
 
     fn write(open: &Open, text: &str) -> (usize, Option<Error>) {
+        write_bytes(open, text.as_bytes())
+    }
+
+    fn write_bytes(open: &Open, text: &[u8]) -> (usize, Option<Error>) {
         let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         let mut done = 0;
-        let outcome = open.write(&cx, 0, text.as_bytes(), &mut done);
+        let outcome = open.write(&cx, 0, text, &mut done);
         (done, outcome.err())
     }
 
@@ -340,5 +267,64 @@ mod tests {
         write(&open, &format!("#{}\nmq/last", "x".repeat(5000)));
         open.finish(&cx).unwrap();
         assert_eq!(names(&fake).last().unwrap(), "last");
+    }
+
+    #[test]
+    fn a_line_that_gets_too_long_makes_nothing() {
+        let (fake, open) = open();
+        assert_eq!(write(&open, &format!("{:60000}", "mq/a")).0, 60000);
+        // Together that would be a line, but there may be more of it to come.
+        let (done, error) = write(&open, &" ".repeat(60000));
+        assert_eq!((done, error.unwrap().errno()), (0, Errno::EINVAL));
+        assert_eq!((names(&fake), open.state.lock().begun.len()), (vec![], 0));
+        assert_eq!(write(&open, "mq/b\n").0, 5);
+        assert_eq!(names(&fake), ["b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_lines_before_the_first_bad_one_are_done_and_no_other(
+            good in 0..5_usize, bad: Vec<u8>, after in 0..3_usize,
+        ) {
+            let bad: Vec<u8> = bad.into_iter().filter(|byte| *byte != b'\n').collect();
+            let refused = grammar::parse(&bad, [&QUEUES].into_iter()).is_err();
+            let lines = (0..good).map(|number| format!("mq/{number}\n").into_bytes());
+            let before: Vec<u8> = lines.flatten().collect();
+            let later: Vec<u8> = (0..after).flat_map(|_| b"mq/later\n".to_vec()).collect();
+            let text = [&before[..], &bad, b"\n", &later].concat();
+            let (fake, open) = open();
+            let (done, error) = write_bytes(&open, &text);
+            let count = if refused { before.len() } else { text.len() };
+            prop_assert_eq!((done, error.is_some()), (count, refused));
+            let expected: Vec<_> = (0..good).map(|number| number.to_string()).collect();
+            let made = names(&fake);
+            let (first, rest) = made.split_at(good);
+            prop_assert_eq!(first, &expected[..]);
+            prop_assert!(!refused || rest.is_empty());
+        }
+
+        #[test]
+        fn full_buffers_may_cut_the_lines_anywhere(
+            lines in vec((0..3000_usize, any::<bool>()), 1..12), sizes in vec(BUFFER..6000, 1..9),
+        ) {
+            let mut text = String::new();
+            let mut expected = Vec::new();
+            for (number, (padding, comment)) in lines.iter().enumerate() {
+                let name = if *comment { format!("#mq/{number}") } else { format!("mq/{number}") };
+                text.push_str(&format!("{name} {:padding$}\n", ""));
+                expected.extend((!comment).then(|| number.to_string()));
+            }
+            let (fake, open) = open();
+            let mut rest = text.as_str();
+            for size in sizes.into_iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, later) = rest.split_at(rest.len().min(size));
+                prop_assert_eq!(write(&open, piece).0, piece.len());
+                // What is written with less is whole lines: only the last piece may be short.
+                rest = later;
+            }
+            prop_assert!(open.state.lock().begun.is_empty());
+            prop_assert_eq!(names(&fake), expected);
+        }
     }
 }
