@@ -1,25 +1,9 @@
 //! `ipc_lock` of scripts/ipcfs.sh, in each shell.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, World, eventually};
-
-const SHELLS: [&str; 3] = ["dash", "bash", "busybox sh"];
-
-/// Starts a script that has the library in one of the shells.
-fn start(world: &World, shell: &str, script: &str) -> Running {
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ipcfs.sh");
-    let mut words = shell.split(' ');
-    let mut command = world.command(words.next().unwrap());
-    command.args(words).arg("-c").arg(format!(". {}\n{script}", library.display()));
-    command.env("IPCFS", world.path());
-    Running::start(command)
-}
-
-fn run(world: &World, shell: &str, script: &str) -> String {
-    start(world, shell, script).output().text()
-}
+use crate::common::{World, eventually};
+use crate::shell_library::{SHELLS, run, start};
 
 fn value(world: &World) -> String {
     world.run("cat sem/lock").trim().to_owned()

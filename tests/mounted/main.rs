@@ -17,6 +17,7 @@ mod lines;
 mod mq;
 mod reports;
 mod sem;
+mod shell_library;
 mod shm;
 mod sysv_msg;
 mod sysv_sem;
