@@ -231,10 +231,10 @@ ipc_each() (
 		_ipc_next
 		case $? in
 		0)
-			_ipc_work "$@" || {
-				ipc_code=$?
-				break
-			}
+			# No `||` here: COMMAND would run as if there were no `set -e`.
+			_ipc_work "$@"
+			ipc_code=$?
+			[ "$ipc_code" -eq 0 ] || break
 			ipc_since=''
 			continue
 			;;
@@ -255,7 +255,7 @@ ipc_each() (
 		case $? in
 		0) [ -z "$ipc_type" ] || sleep 0.1 ;;
 		124) ;;
-		*) [ -n "$ipc_ending" ] || ipc_code=69 ipc_ending=yes ;;
+		*) [ -n "$ipc_ending" ] || ipc_code=69 ipc_ending=0 ;;
 		esac
 	done
 	if [ -s "$ipc_claim" ]; then
@@ -264,7 +264,11 @@ ipc_each() (
 		rm -f -- "$ipc_claim"
 		[ -n "$ipc_journal" ] || rmdir -- "$ipc_place"
 	fi
-	[ "$ipc_code" -ne 0 ] || ipc_code=${ipc_ending:-0}
+	[ "$ipc_ending" != 130 ] || {
+		# So that a calling shell knows that it was Ctrl-C.
+		trap - INT
+		kill -INT "${ipc_self%.*}"
+	}
 	exit "$ipc_code"
 )
 
@@ -335,7 +339,7 @@ ipc_lock() (
 	ipc_code=75
 	if [ -z "$ipc_seconds" ] || [ "$ipc_hold" = tryhold ]; then
 		{
-			_ipc_run "$@" 2>&8 8>&-
+			_ipc_run "$@"
 			ipc_code=$?
 		} 9<"$ipc_file"
 		exit "$ipc_code"
@@ -362,7 +366,7 @@ ipc_lock() (
 		{
 			kill "$ipc_watchdog"
 			wait "$ipc_watchdog"
-			_ipc_run "$@" 2>&8 8>&-
+			_ipc_run "$@"
 			ipc_code=$?
 		} 9<"$ipc_file"
 		exit "$ipc_code"
@@ -387,9 +391,9 @@ _ipc_fail() {
 	return "${2:-69}"
 }
 
-# Runs COMMAND under `set -e` if the caller is.
+# Runs COMMAND under `set -e` if the caller is, with the standard error that is kept as 8.
 _ipc_run() {
-	([ -z "$ipc_errexit" ] || set -e; "$@")
+	([ -z "$ipc_errexit" ] || set -e; "$@") 2>&8 8>&-
 }
 
 # Makes seconds of $limit hundredths; nothing is no limit.
@@ -569,25 +573,23 @@ _ipc_adopt() {
 _ipc_work() {
 	ipc_tries=0
 	while :; do
-		_ipc_run "$@" <"$ipc_claim" 2>&8 8>&-
-		ipc_code=$?
-		case $ipc_code in 0 | 126 | 127) break ;; esac
+		_ipc_run "$@" <"$ipc_claim"
+		ipc_status=$?
+		case $ipc_status in 0 | 126 | 127) break ;; esac
 		[ "$ipc_ending" != 130 ] || break
 		[ "$ipc_tries" -lt "$ipc_retries" ] || break
 		ipc_tries=$((ipc_tries + 1))
 	done
-	if [ "$ipc_code" -eq 0 ]; then
+	case $ipc_status:$ipc_ending:$ipc_dead in
+	0:*)
 		: >|"$ipc_claim"
 		return
-	fi
-	case $ipc_dead:$ipc_ending:$ipc_code in
-	:* | *:130:* | *:126 | *:127) ;;
-	*)
-		! _ipc_pass "$ipc_dead" "$ipc_dead_kind" || return 0
 		;;
+	126:* | 127:* | *:130:* | *:) ;;
+	*) ! _ipc_pass "$ipc_dead" "$ipc_dead_kind" || return 0 ;;
 	esac
 	_ipc_pass "$ipc_queue" "$ipc_kind"
-	return "$ipc_code"
+	return "$ipc_status"
 }
 
 # Sends the message in $claim to QUEUE, which is a KIND.

@@ -25,6 +25,14 @@ fn a_command_runs_under_the_lock_with_its_input_output_and_status() {
             let absent = format!("ipc_lock {options} lock ./no-such-command 2>/dev/null; echo $?");
             assert_eq!(run(&world, shell, &absent), "127\n", "{shell} {options}");
         }
+        for options in ["", "-w 30"] {
+            let script = format!(
+                "set -eu; name=mine; f() {{ echo $name; false; echo went on; }}
+                ipc_lock {options} 'a\\nb c' f; echo went on"
+            );
+            assert_eq!(run(&world, shell, &script), "mine\n", "{shell} {options}");
+        }
+        world.run("rm 'sem/a\\nb c'");
         assert_eq!(value(&world), "1");
         let error = start(&world, shell, "ipc_lock -w 9 lock sh -c 'echo it says >&2'").output();
         assert_eq!(error.errors, "it says\n", "{shell}");
@@ -56,10 +64,10 @@ fn a_lock_that_is_not_to_be_had_in_time_is_75() {
 fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
     let world = World::new();
     world.run("echo 0 > $SCRATCH/counter");
-    let script = "i=0; while [ $i -lt 20 ]; do i=$((i + 1))
-        ipc_lock $OPTIONS lock sh -c '
-            read n < $SCRATCH/counter; echo $((n + 1)) > $SCRATCH/counter
+    let script = "command='read n < $SCRATCH/counter; echo $((n + 1)) > $SCRATCH/counter
             [ $((n % 7)) != 0 ] || kill -9 $$'
+        i=0; while [ $i -lt 20 ]; do i=$((i + 1))
+            eval \"ipc_lock $OPTIONS lock sh -c \\\"\\$command\\\"\"
         done 2>/dev/null";
     let all: Vec<_> = ["", "-w 50"]
         .iter()
@@ -69,7 +77,7 @@ fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
     for shell in all {
         shell.output();
     }
-    assert_eq!(world.run("cat $SCRATCH/counter"), "120\n");
+    assert_eq!(world.run("cat $SCRATCH/counter"), "200\n");
     assert_eq!(value(&world), "1");
     for shell in SHELLS {
         // The whole group at once, shells and command.

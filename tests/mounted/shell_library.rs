@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Running, World, eventually};
 
 /// The shells that the library is for.
-pub const SHELLS: [&str; 5] = ["dash", "bash", "busybox sh", "zsh -f", "zsh -f --emulate sh"];
+pub const SHELLS: [&str; 5] = ["dash", "bash", "busybox sh", "zsh -f", "zsh --emulate sh -f"];
 
 /// Starts a script that has the library, in one of the shells.
 pub fn start(world: &World, shell: &str, script: &str) -> Running {
@@ -15,7 +15,7 @@ pub fn start(world: &World, shell: &str, script: &str) -> Running {
     let mut words = shell.split(' ');
     let mut command = world.command(words.next().unwrap());
     command.args(words).arg("-c").arg(format!(". {}\n{script}", library.display()));
-    command.env("IPCFS", world.path());
+    command.env("IPCFS", world.path()).env("TMPDIR", world.scratch());
     Running::start(command)
 }
 
@@ -44,9 +44,9 @@ fn messages_are_sent_and_received_byte_for_byte() {
     for queue in ["mq/q", "sysv/msg/77"] {
         let script = format!(
             "for file in bytes long empty newline newlines words; do
-                 for options in '' -n '-w 9'; do
-                     eval \"ipc_send $options {queue}\" < $SCRATCH/$file || echo $?
-                     eval \"ipc_recv $options {queue}\" > $SCRATCH/got || echo $?
+                 for flags in '' -n '-w 9'; do
+                     eval \"ipc_send $flags {queue}\" < $SCRATCH/$file || echo $?
+                     eval \"ipc_recv $flags {queue}\" > $SCRATCH/got || echo $?
                      cmp $SCRATCH/$file $SCRATCH/got
                  done
              done"
@@ -85,10 +85,10 @@ fn a_queue_is_found_wherever_it_is_and_whatever_its_name_is() {
     world.run("ln -s $M/mq/q $SCRATCH/link; ln -s 0x4d sysv/msg/jobs");
     let script = "odd='-a  b
         *'
-        cd $M/mq; for path in q ./q ../mq/q $M/mq/q $M//mq/../mq/q $SCRATCH/link \\
+        cd $M/mq; for place in q ./q ../mq/q $M/mq/q $M//mq/../mq/q $SCRATCH/link \\
             ../sysv/msg/77 ../sysv/msg/jobs \"$odd\" \"./$odd\" \"$M/mq/$odd\"; do
-            ipc_send -- \"$path\" here; ipc_wait -w 9 -- \"$path\" || echo $?
-            ipc_recv -w 9 -- \"$path\" || echo $?
+            ipc_send -- \"$place\" here; ipc_wait -w 9 -- \"$place\" || echo $?
+            ipc_recv -w 9 -- \"$place\" || echo $?
         done; rm -- \"$odd\"
         cd $M/sysv/msg; ipc_send -t 5 jobs type; ipc_recv -t 5 77
         cd /; CDPATH=$M; ipc_send mq/q elsewhere; echo $?";
@@ -103,7 +103,7 @@ fn the_exit_status_tells_what_was_not_to_be_had_from_what_cannot_be() {
     for (calls, status) in [
         (["ipc_recv -n mq/q", "ipc_recv -w 0.1 mq/q", "ipc_wait -n mq/q"], 75),
         (["ipc_wait -w 0.1 mq/q", "ipc_send -n mq/full x", "ipc_send -w 0.1 mq/full x"], 75),
-        (["ipc_send -n -p 3 mq/full ''", "sleep 9 | ipc_send -w 0.1 mq/q", "ipc_recv -w 0 mq/q"], 75),
+        (["ipc_send -n -p 3 mq/full ''", "sleep 0.5 | ipc_send -w 0.1 mq/q", "ipc_recv -w 0 mq/q"], 75),
         (["ipc_recv mq/none", "ipc_wait mq/none", "ipc_each mq/none true"], 69),
         (["ipc_send $SCRATCH/mq/q x", "ipc_recv shm/q", "ipc_send mq/ x"], 69),
         (["head -c 1025 /dev/zero | ipc_send mq/q", "ipc_send sysv/msg/x y", "ipc_recv /"], 69),
@@ -281,13 +281,9 @@ fn a_worker_ends_after_its_message_on_sigterm_and_gives_it_back_on_ctrl_c() {
         assert!(!output.status.success() && output.text().is_empty(), "{shell}: {output:?}");
         assert_eq!(world.run("cat mq/q; cat mq/q; ls mq"), "21q\n", "{shell}");
     }
-    let left = fs::read_dir(std::env::temp_dir()).unwrap().flatten();
-    let left = left.filter(|file| file.file_name().to_string_lossy().starts_with("tmp."));
-    let mine = |file: &fs::DirEntry| {
-        let files = fs::read_dir(file.path()).into_iter().flatten().flatten();
-        files.map(|file| file.file_name()).any(|name| name.to_string_lossy().contains('.'))
-    };
-    assert_eq!(left.filter(mine).count(), 0, "a worker cleans up");
+    let left = fs::read_dir(world.scratch()).unwrap().flatten().map(|file| file.file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("tmp.")).collect();
+    assert!(left.is_empty(), "a worker cleans up: {left:?}");
 }
 
 #[test]
