@@ -1,8 +1,276 @@
 # shellcheck shell=sh
-# Functions for POSIX shell scripts that work on a mount of ipcfs; to be sourced:
+# Functions for shell scripts that work on a mount of ipcfs; to be sourced, by dash, bash, busybox's
+# ash, zsh or another POSIX shell. They need coreutils and nothing else.
 #
 #     . ipcfs.sh
-#     cat "/mnt/ipc/sysv/msg/$(ipc_ftok /etc/hosts A)"
+#     ipc_send -p 9 /mnt/ipc/mq/jobs 'resize cat.jpg'   # one message
+#     job=$(ipc_recv -w 5 /mnt/ipc/mq/jobs)             # one message
+#     ipc_wait /mnt/ipc/mq/jobs                         # until there is one
+#     ipc_each /mnt/ipc/mq/jobs work                    # the command `work` for each message
+#     ipc_lock backup rsync -a /home/ /backup/          # one at a time
+#     key=$(ipc_ftok /etc/hosts A)                      # ftok(3)
+#
+# PATH is a message queue in the mount, mq/NAME or sysv/msg/KEY, given as any file is: absolute or
+# relative, through links, whatever bytes its name has, behind `--` if it begins with a dash.
+#
+# Each returns 0, or
+#
+#     64 (EX_USAGE)        the arguments are wrong
+#     69 (EX_UNAVAILABLE)  it cannot be done: no such queue, no permission, a message too long; a
+#                          sentence on standard error says which
+#     75 (EX_TEMPFAIL)     it could not be done at once (-n) or in time (-w SECONDS); nothing has
+#                          been sent or taken
+#
+# Ctrl-C ends each at once. SECONDS may have a fraction. All but ipc_ftok run in a subshell; all names
+# begin with ipc_ or _ipc_.
+
+# The variables of a subshell are meant to end with it.
+# shellcheck disable=SC2030,SC2031
+
+# ipc_send [-p PRIORITY | -t TYPE] [-n] [-w SECONDS] PATH [TEXT]
+#
+# Sends one message: TEXT, or else all of standard input, byte for byte. No newline is added, and
+# where there is nothing it is an empty message. Waits while the queue is full. A queue that is
+# missing is made.
+#
+# -p PRIORITY   in mq/: 0 to 32767, else 0
+# -t TYPE       in sysv/msg/: above 0, else 1
+# -n            does not wait
+# -w SECONDS    waits no longer, be it for standard input or for room in the queue
+ipc_send() (
+	ipc_me=ipc_send ipc_tag='' ipc_of='' ipc_limit='' OPTIND=1
+	set +e
+	while getopts :np:t:w: ipc_option; do
+		case $ipc_option in
+		n) ipc_limit=0 ;;
+		p) ipc_tag=$OPTARG ipc_of=mq ;;
+		t) ipc_tag=$OPTARG ipc_of=sysv/msg ;;
+		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		*) ipc_of=usage ;;
+		esac
+	done
+	shift $((OPTIND - 1)) && OPTIND=1
+	_ipc_hundredths && case $ipc_of:$ipc_tag:$# in
+	:*:[12] | mq:?*:[12] | sysv/msg:?*:[12]) case $ipc_tag in *[!0-9]*) false ;; esac ;;
+	*) false ;;
+	esac || _ipc_usage '[-p PRIORITY | -t TYPE] [-n] [-w SECONDS] PATH [TEXT]' || exit
+	_ipc_find "$1" || exit
+	ipc_file=$ipc_queue
+	case $ipc_of in
+	'') ;;
+	"$ipc_kind")
+		[ -e "$ipc_queue" ] || touch -- "$ipc_queue" || exit 69
+		case $ipc_kind in
+		mq) ipc_file=$ipc_control/priority/$ipc_tag ;;
+		*) ipc_file=$ipc_control/type/$ipc_tag ;;
+		esac
+		;;
+	*) _ipc_fail "$1: -p is for mq/, -t for sysv/msg/" 64 || exit ;;
+	esac
+	if [ $# -eq 2 ]; then
+		printf %s "$2" 2>/dev/null | _ipc_put
+	else
+		_ipc_put
+	fi
+	ipc_code=$?
+	[ "$ipc_code" -ne 1 ] || {
+		# A write of no bytes is none: an empty message is an empty line.
+		case $ipc_kind in
+		mq) ipc_tag=${ipc_tag:-0} ;;
+		*) ipc_tag=${ipc_tag:-1} ;;
+		esac
+		ipc_file=$ipc_control/tagged
+		printf '%s\t\n' "$ipc_tag" | _ipc_put
+		ipc_code=$?
+	}
+	exit "$ipc_code"
+)
+
+# ipc_recv [-t TYPE] [-n] [-w SECONDS] PATH
+#
+# Takes one message and prints it, byte for byte. Waits while there is none.
+#
+# -t TYPE       in sysv/msg/: the oldest of TYPE; -TYPE: of the lowest type up to TYPE; 0: of any
+# -n            does not wait
+# -w SECONDS    waits no longer
+#
+# A message is lost only if dd, which takes it and prints it, is killed in between; the shell may be
+# killed at any time, but for -t without -w: there dd waits, and is left behind. Where messages of
+# other types are queued, -t with -w looks ten times a second. Of several who wait any may be served.
+ipc_recv() (
+	ipc_me=ipc_recv ipc_type='' ipc_limit='' OPTIND=1
+	set +e
+	while getopts :nt:w: ipc_option; do
+		case $ipc_option in
+		n) ipc_limit=0 ;;
+		t) ipc_type=$OPTARG ;;
+		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		*) ipc_type=wrong ;;
+		esac
+	done
+	shift $((OPTIND - 1)) && OPTIND=1
+	_ipc_hundredths && _ipc_is_type && [ $# -eq 1 ] ||
+		_ipc_usage '[-t TYPE] [-n] [-w SECONDS] PATH' || exit
+	_ipc_find "$1" && _ipc_source || exit
+	if [ -n "$ipc_type" ] && [ -z "$ipc_limit" ]; then
+		_ipc_take
+		exit
+	fi
+	# What waits takes nothing, and what takes does not wait, so that ending either loses nothing.
+	_ipc_now
+	ipc_end=${ipc_limit:+$((ipc_now + ipc_limit))}
+	while :; do
+		_ipc_take iflag=nonblock
+		ipc_code=$?
+		[ "$ipc_code" -eq 75 ] || exit "$ipc_code"
+		[ -z "$ipc_end" ] || {
+			_ipc_now
+			ipc_limit=$((ipc_end - ipc_now))
+			[ "$ipc_limit" -gt 0 ] || exit 75
+		}
+		_ipc_await || exit
+		[ -z "$ipc_type" ] || sleep 0.1
+	done
+)
+
+# ipc_wait [-n] [-w SECONDS] PATH
+#
+# Waits until there is a message in the queue and takes none.
+#
+# -n            does not wait: tells whether there is one
+# -w SECONDS    waits no longer
+ipc_wait() (
+	ipc_me=ipc_wait ipc_limit='' OPTIND=1
+	set +e
+	while getopts :nw: ipc_option; do
+		case $ipc_option in
+		n) ipc_limit=0 ;;
+		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		*) ipc_limit=wrong ;;
+		esac
+	done
+	shift $((OPTIND - 1)) && OPTIND=1
+	_ipc_hundredths && [ $# -eq 1 ] || _ipc_usage '[-n] [-w SECONDS] PATH' || exit
+	_ipc_find "$1" || exit
+	if [ "$ipc_limit" = 0 ]; then
+		ipc_file=$ipc_control/wait
+		_ipc_take iflag=nonblock
+	else
+		_ipc_await
+	fi
+)
+
+# ipc_each [-d QUEUE] [-j DIRECTORY] [-n] [-r TIMES] [-t TYPE] [-w SECONDS] PATH COMMAND [ARGUMENT]...
+#
+# A worker: runs COMMAND, which may be a function, for each message, which is its standard input,
+# byte for byte. As many workers as you like may share a queue.
+#
+# If COMMAND fails, the message goes to the dead letters (-d) and the next one is taken; without -d
+# it is given back, as the last of the queue at priority 0 (in sysv/msg/ with -t's TYPE, else 1), and
+# ipc_each ends with COMMAND's exit status. So it does if there is no such COMMAND (126, 127).
+#
+# SIGTERM and SIGHUP end it after the message in work, with 0; Ctrl-C ends COMMAND as well, and the
+# message is given back.
+#
+# -d QUEUE      where messages go for which COMMAND has failed, made if it is missing
+# -j DIRECTORY  a journal for this queue, made if it is missing: each message is in a file there from
+#               its receipt to the end of COMMAND. What a worker that is killed leaves there another
+#               takes up, when it starts or finds the queue empty; COMMAND may then run twice for a
+#               message. Lost is a message only if dd is killed on its way from queue to journal
+# -n            ends once the queue is empty, with 0
+# -r TIMES      how often COMMAND is run again before it has failed, else never
+# -t TYPE       as for ipc_recv
+# -w SECONDS    ends once nothing has come for so long, with 0
+ipc_each() (
+	ipc_me=ipc_each ipc_dead='' ipc_journal='' ipc_limit='' ipc_retries=0 ipc_type='' ipc_errexit='' OPTIND=1
+	case $- in *e*) ipc_errexit=yes ;; esac
+	set +e
+	while getopts :d:j:nr:t:w: ipc_option; do
+		case $ipc_option in
+		d) ipc_dead=$OPTARG ;;
+		j) ipc_journal=$OPTARG ;;
+		n) ipc_limit=0 ;;
+		r) ipc_retries=$OPTARG ;;
+		t) ipc_type=$OPTARG ;;
+		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		*) ipc_type=wrong ;;
+		esac
+	done
+	shift $((OPTIND - 1)) && OPTIND=1
+	case $ipc_retries in '' | *[!0-9]*) ipc_type=wrong ;; esac
+	_ipc_hundredths && _ipc_is_type && [ $# -ge 2 ] || _ipc_usage '[-d QUEUE] [-j DIRECTORY]' \
+		'[-n] [-r TIMES] [-t TYPE] [-w SECONDS] PATH COMMAND [ARGUMENT]...' || exit
+	if [ -n "$ipc_dead" ]; then
+		ipc_dead_kind=$(_ipc_find "$ipc_dead" && printf %s "$ipc_kind") || exit
+	fi
+	_ipc_find "$1" && _ipc_source || exit
+	shift
+	ipc_tag='' ipc_patience=$ipc_limit
+	case $ipc_kind:$ipc_type in sysv/msg:[1-9]*) ipc_tag=$ipc_type ;; esac
+
+	# The file that the message in work is in, named after who works on it.
+	if [ -n "$ipc_journal" ]; then
+		mkdir -p -- "$ipc_journal" || exit 69
+		case $ipc_journal in /*) ;; *) ipc_journal=./$ipc_journal ;; esac
+		ipc_place=$ipc_journal
+	else
+		ipc_place=$(mktemp -d) || exit 69
+	fi
+	_ipc_stat self
+	ipc_self=$ipc_pid.$ipc_started
+	ipc_claim=$ipc_place/$ipc_self
+	(umask 077 && : >|"$ipc_claim") || exit 69
+
+	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
+	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
+	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
+	# What the shell itself has to say of processes that are killed.
+	exec 8>&2 2>/dev/null
+	ipc_code=0
+	while [ -z "$ipc_ending" ]; do
+		_ipc_next
+		case $? in
+		0)
+			# No `||` here: COMMAND would run as if there were no `set -e`.
+			_ipc_work "$@"
+			ipc_code=$?
+			[ "$ipc_code" -eq 0 ] || break
+			ipc_since=''
+			continue
+			;;
+		75) ;;
+		*)
+			ipc_code=69
+			break
+			;;
+		esac
+		# As in ipc_recv.
+		_ipc_now
+		[ -n "$ipc_since" ] || ipc_since=$ipc_now
+		if [ -n "$ipc_patience" ]; then
+			ipc_limit=$((ipc_since + ipc_patience - ipc_now))
+			[ "$ipc_limit" -gt 0 ] || break
+		fi
+		_ipc_await_in_background
+		case $? in
+		0) [ -z "$ipc_type" ] || sleep 0.1 ;;
+		124) ;;
+		*) [ -n "$ipc_ending" ] || ipc_code=69 ipc_ending=0 ;;
+		esac
+	done
+	if [ -s "$ipc_claim" ]; then
+		[ -n "$ipc_journal" ] || printf '%s: the message is in %s\n' "$ipc_me" "$ipc_claim" >&8
+	else
+		rm -f -- "$ipc_claim"
+		[ -n "$ipc_journal" ] || rmdir -- "$ipc_place"
+	fi
+	[ "$ipc_ending" != 130 ] || {
+		# So that a calling shell knows that it was Ctrl-C.
+		trap - INT
+		kill -INT "${ipc_self%.*}"
+	}
+	exit "$ipc_code"
+)
 
 # ipc_ftok PATH ID
 #
@@ -10,15 +278,17 @@
 # number as C has it (65, 0x41, 0101), of which the lowest eight bits count, or a character that is
 # no digit (A), as in ftok(path, 'A').
 ipc_ftok() {
-	[ $# -eq 2 ] || { echo 'usage: ipc_ftok PATH ID' >&2; return 2; }
+	# Else 0101 would be a hundred and one.
+	[ -z "${ZSH_VERSION-}" ] || emulate -L sh -o octalzeroes
+	[ $# -eq 2 ] || { echo 'usage: ipc_ftok PATH ID' >&2; return 64; }
 	case $2 in
 	0[xX]?*) case ${2#??} in *[!0-9a-fA-F]*) set -- "$1" '' ;; esac ;;
 	[!0-9]) set -- "$1" "$(LC_ALL=C printf '%d' "'$2")" ;;
 	*[!0-9]* | 0*[89]*) set -- "$1" '' ;;
 	esac
-	[ -n "$2" ] || { echo 'ipc_ftok: ID is a number or one character' >&2; return 2; }
+	[ -n "$2" ] || { echo 'ipc_ftok: ID is a number or one character' >&2; return 64; }
 	# What stat(1) prints is st_dev and st_ino; ftok follows links.
-	ipc_ftok_file=$(stat -L -c '%d %i' -- "$1") || return
+	ipc_ftok_file=$(stat -L -c '%d %i' -- "$1") || return 69
 	printf '0x%08x\n' $(((${ipc_ftok_file#* } & 0xffff) |
 		((${ipc_ftok_file% *} & 0xff) << 16) | (($2 & 0xff) << 24)))
 	unset ipc_ftok_file
@@ -30,82 +300,303 @@ ipc_ftok() {
 # its exit status. However this ends, SIGKILL included, the unit is given back when the last of the
 # processes that COMMAND has left is gone: they all have the open file (descriptor 9). Those who
 # wait are served in their order. A semaphore that is missing is made, with the value 1. The mount
-# is $IPCFS, or /mnt/ipc. COMMAND runs in a subshell.
-#
-#     ipc_lock -w 10 backup rsync -a /home/ /backup/
+# is $IPCFS, or /mnt/ipc.
 #
 # -n            does not wait
 # -w SECONDS    waits no longer
-#
-# Returns 75 (EX_TEMPFAIL) if the unit was not to be had in time, 69 (EX_UNAVAILABLE) if there is no
-# such semaphore or no permission to write it, 64 (EX_USAGE) for wrong arguments.
 ipc_lock() (
-	hold=hold seconds='' OPTIND=1
-	while getopts nw: option; do
-		case $option in
-		n) hold=tryhold ;;
-		w) seconds=$OPTARG ;;
-		*) exit 64 ;;
+	ipc_hold=hold ipc_seconds='' ipc_errexit='' OPTIND=1
+	case $- in *e*) ipc_errexit=yes ;; esac
+	set +e
+	while getopts :nw: ipc_option; do
+		case $ipc_option in
+		n) ipc_hold=tryhold ;;
+		w) ipc_seconds=$OPTARG ;;
+		*) ipc_seconds=wrong ;;
 		esac
 	done
-	shift $((OPTIND - 1))
-	case ${seconds:-0} in *[!0-9.]*) set -- ;; esac
+	shift $((OPTIND - 1)) && OPTIND=1
+	case ${ipc_seconds:-0} in *[!0-9.]*) set -- ;; esac
 	case ${1-} in '' | */* | . | ..) set -- ;; esac
 	if [ $# -lt 2 ]; then
 		echo 'usage: ipc_lock [-n] [-w SECONDS] NAME COMMAND [ARGUMENT]...' >&2
 		exit 64
 	fi
-	mount=${IPCFS:-/mnt/ipc} name=$1
+	ipc_mount=${IPCFS:-/mnt/ipc} ipc_name=$1
 	shift
-	file=$mount/ctl/sem/$name/$hold
-	if ! [ -e "$file" ]; then
+	ipc_file=$ipc_mount/ctl/sem/$ipc_name/$ipc_hold
+	if ! [ -e "$ipc_file" ]; then
 		# Made with its value in one step; somebody else may be quicker.
-		quoted=$(printf '%s\n' "$name" | sed "s/'/'\\\\''/g")
-		(echo "sem/'$quoted' value=1" >"$mount/ctl/create") 2>/dev/null
+		ipc_quoted=$(printf '%s\n' "$ipc_name" | sed "s/'/'\\\\''/g")
+		(printf "sem/'%s' value=1\n" "$ipc_quoted" >|"$ipc_mount/ctl/create") 2>/dev/null
 	fi
-	if ! [ -r "$file" ]; then
-		echo "ipc_lock: $mount/sem/$name: no such semaphore, or no permission to write it" >&2
+	if ! [ -r "$ipc_file" ]; then
+		printf '%s\n' "ipc_lock: $ipc_mount/sem/$ipc_name: no such semaphore, or no permission to write it" >&2
 		exit 69
 	fi
 	# That the open has failed or was ended, the exit status says.
 	exec 8>&2 2>/dev/null
-	status=75
-	if [ -z "$seconds" ] || [ "$hold" = tryhold ]; then
+	ipc_code=75
+	if [ -z "$ipc_seconds" ] || [ "$ipc_hold" = tryhold ]; then
 		{
-			"$@" 2>&8 8>&-
-			status=$?
-		} 9<"$file"
-		exit "$status"
+			_ipc_run "$@"
+			ipc_code=$?
+		} 9<"$ipc_file"
+		exit "$ipc_code"
 	fi
 	# A shell cannot be made to give up an open, but a process can: this one, ended by a watchdog,
 	# which is gone before COMMAND begins.
 	(
-		read -r me _ </proc/self/stat
+		read -r ipc_me _ </proc/self/stat
 		{
-			over='' sleep=''
-			trap 'over=1; kill "$sleep"' TERM
+			ipc_over='' ipc_sleep=''
+			trap 'ipc_over=1; kill "$ipc_sleep"' TERM
 			cd /
-			sleep "$seconds" &
-			sleep=$!
-			[ -z "$over" ] || kill "$sleep"
-			wait "$sleep"
-			[ -z "$over" ] || exit
+			sleep "$ipc_seconds" &
+			ipc_sleep=$!
+			[ -z "$ipc_over" ] || kill "$ipc_sleep"
+			wait "$ipc_sleep"
+			[ -z "$ipc_over" ] || exit
 			# Should the other have been killed, its number may be somebody else's by now.
-			read -r stat </proc/self/stat
-			stat=${stat##*) ? }
-			[ "${stat%% *}" != "$me" ] || kill -ALRM "$me"
+			read -r ipc_stat </proc/self/stat
+			ipc_stat=${ipc_stat##*) ? }
+			[ "${ipc_stat%% *}" != "$ipc_me" ] || kill -ALRM "$ipc_me"
 		} >/dev/null 8>&- &
-		watchdog=$!
+		ipc_watchdog=$!
 		{
-			kill "$watchdog"
-			wait "$watchdog"
-			"$@" 2>&8 8>&-
-			status=$?
-		} 9<"$file"
-		exit "$status"
+			kill "$ipc_watchdog"
+			wait "$ipc_watchdog"
+			_ipc_run "$@"
+			ipc_code=$?
+		} 9<"$ipc_file"
+		exit "$ipc_code"
 	)
-	status=$?
+	ipc_code=$?
 	# 128 + SIGALRM.
-	[ "$status" -ne 142 ] || status=75
-	exit "$status"
+	[ "$ipc_code" -ne 142 ] || ipc_code=75
+	exit "$ipc_code"
 )
+
+# What they share. The variables are those of the function's subshell.
+
+# Says how the function is to be called.
+_ipc_usage() {
+	echo "usage: $ipc_me $*" >&2
+	return 64
+}
+
+# SENTENCE [STATUS]: says why it cannot be done.
+_ipc_fail() {
+	printf '%s: %s\n' "$ipc_me" "$1" >&2
+	return "${2:-69}"
+}
+
+# Runs COMMAND under `set -e` if the caller is, with the standard error that is kept as 8.
+_ipc_run() {
+	([ -z "$ipc_errexit" ] || set -e; "$@") 2>&8 8>&-
+}
+
+# Makes seconds of $limit hundredths; nothing is no limit.
+_ipc_hundredths() {
+	case $ipc_limit in
+	'') return 0 ;;
+	*[!0-9.]* | *.*.* | .) return 1 ;;
+	esac
+	ipc_limit=$(LC_ALL=C printf %.2f "$ipc_limit")
+	ipc_limit=${ipc_limit%.*}${ipc_limit#*.}
+	while :; do
+		case $ipc_limit in
+		0?*) ipc_limit=${ipc_limit#0} ;;
+		*) return 0 ;;
+		esac
+	done
+}
+
+# The time in hundredths of a second: $now.
+_ipc_now() {
+	read -r ipc_now _ </proc/uptime
+	ipc_now=${ipc_now%.*}${ipc_now#*.}
+}
+
+_ipc_is_type() {
+	case ${ipc_type#-} in *[!0-9]*) return 1 ;; esac
+	[ "$ipc_type" != - ]
+}
+
+# Finds the queue PATH: its file, $queue, its directory in ctl/, $control, and its $kind.
+_ipc_find() {
+	ipc_queue=$1
+	if [ -L "$ipc_queue" ]; then
+		ipc_queue=$(readlink -f -- "$ipc_queue" && echo .)
+		ipc_queue=${ipc_queue%??}
+	fi
+	case $ipc_queue in
+	*/*) ipc_tree=${ipc_queue%/*}/ ;;
+	*) ipc_tree=./ ;;
+	esac
+	case $ipc_tree in /* | ./* | ../*) ;; *) ipc_tree=./$ipc_tree ;; esac
+	ipc_tree=$(cd -P "$ipc_tree" >/dev/null 2>&1 && printf %s. "$PWD")
+	ipc_tree=${ipc_tree%.} ipc_name=${ipc_queue##*/} ipc_kind=''
+	case $ipc_tree in
+	*/sysv/msg) ipc_kind=sysv/msg ;;
+	*/mq) ipc_kind=mq ;;
+	esac
+	ipc_control=${ipc_tree%/"$ipc_kind"}/ctl
+	[ -n "$ipc_kind" ] && [ -n "$ipc_name" ] && [ -e "$ipc_control/create" ] ||
+		_ipc_fail "$1: this is no message queue in a mount of ipcfs" || return
+	ipc_queue=$ipc_tree/$ipc_name ipc_control=$ipc_control/$ipc_kind/$ipc_name
+}
+
+# The file to receive from: $file.
+_ipc_source() {
+	ipc_file=$ipc_queue
+	[ -n "$ipc_type" ] || return 0
+	[ "$ipc_kind" = sysv/msg ] || _ipc_fail "$ipc_queue: -t is for sysv/msg/" 64 || return
+	ipc_file=$ipc_control/type/$ipc_type
+}
+
+# Writes all of standard input to $file at once; returns 1 if it is empty.
+_ipc_put() {
+	set -- of="$ipc_file" bs=1M iflag=fullblock conv=notrunc
+	case $ipc_limit in
+	'') ipc_report=$(LC_ALL=C dd "$@" 2>&1) ;;
+	0) ipc_report=$(LC_ALL=C dd "$@" oflag=nonblock 2>&1) ;;
+	*)
+		# dd that is interrupted tells what it has written, unless it has been started with this
+		# signal ignored, as in the background.
+		_ipc_left
+		ipc_report=$(LC_ALL=C timeout --foreground -s INT "$ipc_left" \
+			env --default-signal=INT dd "$@" 2>&1)
+		;;
+	esac
+	_ipc_report $?
+	ipc_code=$?
+	case $ipc_code:$ipc_report in
+	0:*'0+1 records out'* | 75:*'0+1 records out'*) return 0 ;;
+	0:*) return 1 ;;
+	esac
+	return "$ipc_code"
+}
+
+# Takes a message from $file, with these operands of dd.
+_ipc_take() {
+	{ ipc_report=$(LC_ALL=C dd if="$ipc_file" bs=1M "$@" 2>&1 >&3 3>&-) || _ipc_report $?; } 3>&1
+}
+
+# What it means that dd, or cat, has ended with this status and this $report.
+_ipc_report() {
+	case $1:$ipc_report in
+	0:*) return 0 ;;
+	124:* | *': Resource temporarily unavailable'*) return 75 ;;
+	esac
+	[ "$1" -le 128 ] || return "$1"
+	ipc_report=${ipc_report#*: }
+	_ipc_fail "${ipc_report%%
+*}"
+}
+
+# The limit in seconds as timeout(1) has it: $left.
+_ipc_left() {
+	set -- "${ipc_limit:-0}"
+	ipc_left=$(($1 / 100)).$(($1 / 10 % 10))$(($1 % 10))
+}
+
+# Waits until there is a message, or the limit is over.
+_ipc_await() {
+	_ipc_left
+	ipc_report=$(LC_ALL=C timeout --foreground "$ipc_left" cat -- "$ipc_control/wait" 2>&1) ||
+		_ipc_report $?
+}
+
+# The same so that a signal's trap runs at once; returns 124 when it is over.
+_ipc_await_in_background() {
+	_ipc_left
+	(exec timeout --foreground "$ipc_left" cat -- "$ipc_control/wait" 2>&8 8>&-) &
+	ipc_waiting=$!
+	[ -z "$ipc_ending" ] || kill "$ipc_waiting"
+	wait "$ipc_waiting"
+	set -- $?
+	ipc_waiting=''
+	return "$1"
+}
+
+# The process PID's $pid, its $state and when it was $started, which together are nobody else's.
+_ipc_stat() {
+	ipc_pid='' ipc_state='' ipc_started=''
+	{ read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
+	ipc_pid=${ipc_stat%% *} ipc_stat=${ipc_stat##*) } ipc_state=${ipc_stat%% *}
+	# The 22nd field; the state is the third.
+	set -- 3
+	while [ "$1" -lt 22 ]; do
+		ipc_stat=${ipc_stat#* }
+		set -- $(($1 + 1))
+	done
+	ipc_started=${ipc_stat%% *}
+}
+
+# Takes a message into $claim, from the journal what a worker has left that was killed.
+_ipc_next() {
+	[ -z "$ipc_look" ] || ! _ipc_adopt || return 0
+	ipc_look=''
+	# Nobody is to end dd with the message in hand; it does not wait.
+	ipc_report=$(trap '' HUP INT TERM; LC_ALL=C dd if="$ipc_file" of="$ipc_claim" bs=1M iflag=nonblock 2>&1)
+	_ipc_report $? 2>&8
+	set -- $?
+	[ "$1" -ne 75 ] || ! _ipc_adopt || return 0
+	return "$1"
+}
+
+_ipc_adopt() {
+	[ -n "$ipc_journal" ] || return
+	while IFS= read -r ipc_name; do
+		case $ipc_name in
+		"$ipc_self" | *[!0-9.]* | .* | *.*.* | *.) continue ;;
+		*.*) ;;
+		*) continue ;;
+		esac
+		_ipc_stat "${ipc_name%.*}"
+		case $ipc_state in '' | Z | X) ;; *) [ "$ipc_started" != "${ipc_name#*.}" ] || continue ;; esac
+		# Its dd may be at work still.
+		sleep 0.1
+		if ! [ -s "$ipc_journal/$ipc_name" ]; then
+			rm -f -- "$ipc_journal/$ipc_name"
+		elif mv -f -- "$ipc_journal/$ipc_name" "$ipc_claim"; then
+			return 0
+		fi
+	done <<-END
+		$(ls -- "$ipc_journal")
+	END
+	return 1
+}
+
+# Runs COMMAND for the message in $claim; returns other than 0 to end.
+_ipc_work() {
+	ipc_tries=0
+	while :; do
+		_ipc_run "$@" <"$ipc_claim"
+		ipc_status=$?
+		case $ipc_status in 0 | 126 | 127) break ;; esac
+		[ "$ipc_ending" != 130 ] || break
+		[ "$ipc_tries" -lt "$ipc_retries" ] || break
+		ipc_tries=$((ipc_tries + 1))
+	done
+	case $ipc_status:$ipc_ending:$ipc_dead in
+	0:*)
+		: >|"$ipc_claim"
+		return
+		;;
+	126:* | 127:* | *:130:* | *:) ;;
+	*) ! _ipc_pass "$ipc_dead" "$ipc_dead_kind" || return 0 ;;
+	esac
+	_ipc_pass "$ipc_queue" "$ipc_kind"
+	return "$ipc_status"
+}
+
+# Sends the message in $claim to QUEUE, which is a KIND.
+_ipc_pass() {
+	if [ "$2" = sysv/msg ] && [ -n "$ipc_tag" ]; then
+		ipc_send -n -t "$ipc_tag" -- "$1" <"$ipc_claim" 2>&8
+	else
+		ipc_send -n -- "$1" <"$ipc_claim" 2>&8
+	fi && : >|"$ipc_claim"
+}

@@ -1,25 +1,9 @@
 //! `ipc_lock` of scripts/ipcfs.sh, in each shell.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, World, eventually};
-
-const SHELLS: [&str; 3] = ["dash", "bash", "busybox sh"];
-
-/// Starts a script that has the library in one of the shells.
-fn start(world: &World, shell: &str, script: &str) -> Running {
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ipcfs.sh");
-    let mut words = shell.split(' ');
-    let mut command = world.command(words.next().unwrap());
-    command.args(words).arg("-c").arg(format!(". {}\n{script}", library.display()));
-    command.env("IPCFS", world.path());
-    Running::start(command)
-}
-
-fn run(world: &World, shell: &str, script: &str) -> String {
-    start(world, shell, script).output().text()
-}
+use crate::common::{World, eventually};
+use crate::shell_library::{SHELLS, run, start};
 
 fn value(world: &World) -> String {
     world.run("cat sem/lock").trim().to_owned()
@@ -41,6 +25,14 @@ fn a_command_runs_under_the_lock_with_its_input_output_and_status() {
             let absent = format!("ipc_lock {options} lock ./no-such-command 2>/dev/null; echo $?");
             assert_eq!(run(&world, shell, &absent), "127\n", "{shell} {options}");
         }
+        for options in ["", "-w 30"] {
+            let script = format!(
+                "set -eu; name=mine; f() {{ echo $name; false; echo went on; }}
+                ipc_lock {options} 'a\\nb c' f; echo went on"
+            );
+            assert_eq!(run(&world, shell, &script), "mine\n", "{shell} {options}");
+        }
+        world.run("rm 'sem/a\\nb c'");
         assert_eq!(value(&world), "1");
         let error = start(&world, shell, "ipc_lock -w 9 lock sh -c 'echo it says >&2'").output();
         assert_eq!(error.errors, "it says\n", "{shell}");
@@ -72,10 +64,10 @@ fn a_lock_that_is_not_to_be_had_in_time_is_75() {
 fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
     let world = World::new();
     world.run("echo 0 > $SCRATCH/counter");
-    let script = "i=0; while [ $i -lt 20 ]; do i=$((i + 1))
-        ipc_lock $OPTIONS lock sh -c '
-            read n < $SCRATCH/counter; echo $((n + 1)) > $SCRATCH/counter
+    let script = "command='read n < $SCRATCH/counter; echo $((n + 1)) > $SCRATCH/counter
             [ $((n % 7)) != 0 ] || kill -9 $$'
+        i=0; while [ $i -lt 20 ]; do i=$((i + 1))
+            eval \"ipc_lock $OPTIONS lock sh -c \\\"\\$command\\\"\"
         done 2>/dev/null";
     let all: Vec<_> = ["", "-w 50"]
         .iter()
@@ -85,7 +77,7 @@ fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
     for shell in all {
         shell.output();
     }
-    assert_eq!(world.run("cat $SCRATCH/counter"), "120\n");
+    assert_eq!(world.run("cat $SCRATCH/counter"), "200\n");
     assert_eq!(value(&world), "1");
     for shell in SHELLS {
         // The whole group at once, shells and command.

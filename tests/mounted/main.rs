@@ -20,6 +20,7 @@ mod mq;
 mod parity;
 mod reports;
 mod sem;
+mod shell_library;
 mod shm;
 mod sysv_msg;
 mod sysv_msg_waiting;
