@@ -5,12 +5,14 @@
 
 pub mod block;
 pub mod caller;
+pub mod check;
 pub mod cli;
 pub mod ctl;
 pub mod daemon;
 pub mod error;
 pub mod escape;
 pub mod fuse;
+pub mod journal;
 pub mod kind;
 pub mod memory;
 pub mod monitor;

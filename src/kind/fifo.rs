@@ -32,6 +32,7 @@ pub const PROFILE: Profile = Profile {
     // The pipe hangs on the inode.
     children: Children::Stable,
     attributes: &[],
+    features: &[],
     open,
 };
 

@@ -138,18 +138,32 @@ pub struct Limit {
     pub max: Option<u64>,
     /// How much of it is in use, where that can be said.
     pub used: Option<u64>,
+    /// How the administrator raises it; nothing, if it is built in.
+    pub raise: &'static str,
 }
 
 impl Limit {
     /// A limit whose use is known.
-    pub fn used(name: &'static str, max: u64, used: u64) -> Self {
-        Self { name, max: Some(max), used: Some(used) }
+    pub fn used(name: &'static str, max: u64, used: u64, raise: &'static str) -> Self {
+        Self { name, max: Some(max), used: Some(used), raise }
     }
 
     /// A limit for each object.
-    pub fn each(name: &'static str, max: u64) -> Self {
-        Self { name, max: Some(max), used: None }
+    pub fn each(name: &'static str, max: u64, raise: &'static str) -> Self {
+        Self { name, max: Some(max), used: None, raise }
     }
+}
+
+/// Something that not every machine allows, and that a kind does without where it has to.
+pub struct Feature {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Tries it out, by the same code as when it is needed; changes nothing.
+    pub probe: fn() -> Result<()>,
+    /// What follows where it is missing.
+    pub without: &'static str,
 }
 
 /// A number of the kernel's configuration, below /proc/sys.
@@ -189,6 +203,8 @@ pub struct Profile {
     pub children: Children,
     /// What [`Kind::make`] takes beside the mode, all of them numbers.
     pub attributes: &'static [&'static str],
+    /// What it does better with.
+    pub features: &'static [Feature],
     /// Finds out what this machine allows and opens the kind; fails with the reason why there are
     /// no such objects here.
     pub open: fn(&Options) -> Result<Arc<dyn Kind>>,

@@ -39,6 +39,7 @@ pub const PROFILE: Profile = Profile {
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
+    features: &[],
     open,
 };
 
@@ -107,14 +108,17 @@ impl Kind for Segments {
         let (blocks, free) = (disk.blocks(), disk.blocks_free());
         let (files, free_files) = (disk.files(), disk.files_free());
         // Semaphores are in there as well. A size of 0 is that of a file system without a limit.
-        let limit = |name, max: u64, free: u64| Limit {
+        let limit = |name, max: u64, free: u64, raise| Limit {
             name,
             max: (max > 0).then_some(max),
             used: (max > 0).then(|| max - free.min(max)),
+            raise,
         };
+        let (size, inodes) =
+            ("mount -o remount,size=N /dev/shm", "mount -o remount,nr_inodes=N /dev/shm");
         vec![
-            limit("shm_bytes", blocks * block, free * block),
-            limit("shm_files", files, free_files),
+            limit("shm_bytes", blocks * block, free * block, size),
+            limit("shm_files", files, free_files, inodes),
         ]
     }
 }

@@ -57,6 +57,7 @@ pub const PROFILE: Profile = Profile {
     about: "POSIX named semaphores",
     children: Children::PerWriter,
     attributes: &["value"],
+    features: &[],
     open,
 };
 
@@ -132,7 +133,7 @@ fn check_size(attr: &Attr) -> Result<()> {
 
 impl Kind for Semaphores {
     fn limits(&self, _caller: Caller) -> Vec<Limit> {
-        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX))]
+        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX), "")]
     }
 
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
