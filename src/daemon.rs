@@ -359,14 +359,16 @@ fn end_of_service(
 /// Enters an IPC namespace, for good; before there are threads, which would stay outside.
 pub(crate) fn enter(namespace: &Namespace) -> Result<(), Complaint> {
     let path = namespace.file.display();
-    let file = File::open(&namespace.file).map_err(|error| {
-        format!(
+    let refused = || format!("no permission to enter the IPC namespace {path}; be root there");
+    let file = File::open(&namespace.file).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => refused(),
+        _ => format!(
             "the IPC namespace {path} cannot be opened: {}; is the process there?",
             sentence(&error)
-        )
+        ),
     })?;
     nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWIPC).map_err(|errno| match errno {
-        Errno::EPERM => format!("no permission to enter the IPC namespace {path}; be root there"),
+        Errno::EPERM => refused(),
         Errno::EINVAL => {
             format!("{path} is no IPC namespace; give a process id or /proc/PID/ns/ipc")
         }

@@ -20,9 +20,10 @@ mod sysv;
 mod tickets;
 mod value_text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::fsdir::FsDir;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, Children, Dir, DirEntry, Item};
@@ -44,19 +45,29 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where the C library of the namespace keeps POSIX shared memory and semaphores
-    /// (`shm_overview(7)`).
-    fn shm_dir(&self) -> Result<PathBuf> {
-        let directory = "dev/shm";
-        match &self.namespace {
-            None => Ok(PathBuf::from("/").join(directory)),
-            Some(Namespace { root: Some(root), .. }) => Ok(root.join(directory)),
-            Some(Namespace { root: None, .. }) => Err(Error::because(
-                Errno::EOPNOTSUPP,
-                "a namespace given by a path does not say whose /dev/shm belongs to it; give \
-                 --ipc-ns the id of a process in it",
-            )),
-        }
+    /// Opens /dev/shm, where the C library of the namespace keeps `what`: POSIX shared memory and
+    /// semaphores (`shm_overview(7)`).
+    fn shm_dir(&self, what: &str) -> Result<FsDir> {
+        let (root, root_name) = match &self.namespace {
+            None => (Path::new("/"), String::new()),
+            Some(Namespace { root: Some(root), .. }) => (&**root, root.display().to_string()),
+            Some(Namespace { root: None, .. }) => {
+                let reason = format!(
+                    "no {what}: a namespace given by a path does not say whose /dev/shm belongs to \
+                     it; give --ipc-ns the id of a process in it"
+                );
+                return Err(Error::because(Errno::EOPNOTSUPP, reason));
+            }
+        };
+        FsDir::within(root, Path::new("dev/shm")).map_err(|error| {
+            let directory = format!("{root_name}/dev/shm");
+            let reason = format!(
+                "no {what}: {directory}: {}; as root: mkdir -p {directory} && mount -t tmpfs -o \
+                 mode=1777 tmpfs {directory}",
+                error.errno().desc()
+            );
+            Error::because(error.errno(), reason)
+        })
     }
 }
 

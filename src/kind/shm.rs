@@ -52,16 +52,7 @@ pub struct Segments {
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
-    let directory = options.shm_dir()?;
-    let dir = FsDir::at(&directory).map_err(|error| {
-        let directory = directory.display();
-        let reason = format!(
-            "no POSIX shared memory: {directory}: {}; as root: mkdir -p {directory} && mount -t \
-             tmpfs -o mode=1777 tmpfs {directory}",
-            error.errno().desc()
-        );
-        Error::because(error.errno(), reason)
-    })?;
+    let dir = options.shm_dir("POSIX shared memory")?;
     Ok(Arc::new(Segments { dir }))
 }
 
@@ -381,7 +372,7 @@ mod tests {
             std::env::temp_dir().join(format!("ipcfs-shm-{:?}", std::thread::current().id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Arc::new(Segments { dir: FsDir::at(&path).unwrap() })
+        Arc::new(Segments { dir: FsDir::within("/".as_ref(), &path).unwrap() })
     }
 
     fn me() -> Caller {

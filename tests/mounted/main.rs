@@ -16,6 +16,7 @@ mod fifo;
 mod ipc_lock;
 mod lines;
 mod mq;
+mod namespaces;
 mod reports;
 mod sem;
 mod shm;

@@ -157,6 +157,7 @@ impl Queues {
                 let there = self.dir.list().map_or(0, |there| there.len());
                 format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
             }
+            (Errno::EOVERFLOW, None) => return fsdir::explain_unmapped(error, caller),
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
                 let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
                 if caller.uid == 0 {

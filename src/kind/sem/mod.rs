@@ -73,16 +73,7 @@ struct Semaphores {
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     word::check_library()?;
-    let directory = options.shm_dir()?;
-    let dir = FsDir::at(&directory).map_err(|error| {
-        let directory = directory.display();
-        let reason = format!(
-            "no semaphores: {directory}: {}; as root: mkdir -p {directory} && mount -t tmpfs -o \
-             mode=1777 tmpfs {directory}",
-            error.errno().desc()
-        );
-        Error::because(error.errno(), reason)
-    })?;
+    let dir = options.shm_dir("semaphores")?;
     Ok(Arc::new(Semaphores { dir, in_use: Shared::default() }))
 }
 
