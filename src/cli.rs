@@ -1,6 +1,6 @@
 //! The command line: `ipcfs [options] [SOURCE] MOUNTPOINT`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use fuser::MountOption;
@@ -17,7 +17,8 @@ use crate::quota::Limits;
 /// everybody, run by a user it is theirs.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ipcfs", version, max_term_width = 100)]
-#[command(override_usage = "ipcfs [OPTIONS] [SOURCE] MOUNTPOINT")]
+#[command(override_usage = "ipcfs [OPTIONS] [SOURCE] MOUNTPOINT
+       ipcfs --check [OPTIONS] [MOUNTPOINT]")]
 pub struct Arguments {
     /// Stay in the foreground
     #[arg(short, long)]
@@ -27,9 +28,19 @@ pub struct Arguments {
     #[arg(short, long)]
     pub debug: bool,
 
-    /// Mount options, separated by commas: `allow_other`, ro, `mq_maxmsg=N`, `mq_msgsize=N`,
-    /// `link_dir=PATH`, `fifo_dir=PATH`, `no_passthrough`, `max_handles=N`, `max_blocked=N`, and what mount(8) passes on
-    #[arg(short = 'o', value_name = "OPTIONS", value_parser = MountOptions::parse)]
+    /// Tell what this machine allows, one line each, and what to do about what is missing; exit
+    /// status 0 if a mount would work, which is tried
+    #[arg(long)]
+    pub check: bool,
+
+    #[arg(
+        short = 'o',
+        value_name = "OPTIONS",
+        value_parser = MountOptions::parse,
+        help = "Mount options, separated by commas: allow_other, ro, mq_maxmsg=N, mq_msgsize=N, \
+                fifo_dir=PATH, link_dir=PATH, max_handles=N, max_blocked=N, no_passthrough, and \
+                what mount(8) passes on"
+    )]
     options: Vec<MountOptions>,
 
     /// What mount(8) hands to `mount.ipcfs` besides (`-n`, `-s`, `-v`); nothing follows from it
@@ -42,14 +53,14 @@ pub struct Arguments {
     ipc_ns: Option<String>,
 
     /// What to show as the mount's source ("ipcfs" by default), and where to mount
-    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "check", num_args = 1..=2)]
     places: Vec<PathBuf>,
 }
 
 impl Arguments {
-    /// Where to mount.
-    pub fn mountpoint(&self) -> PathBuf {
-        self.places.last().cloned().unwrap_or_default()
+    /// Where to mount; none may be given with `--check`.
+    pub fn mountpoint(&self) -> Option<&Path> {
+        self.places.last().map(PathBuf::as_path)
     }
 
     /// What `findmnt` is to show as the source.
@@ -217,12 +228,14 @@ mod tests {
     #[test]
     fn the_last_of_one_or_two_places_is_the_mountpoint() {
         let one = Arguments::try_parse_from(["ipcfs", "/mnt/ipc"]).unwrap();
-        assert_eq!((one.source().as_str(), one.mountpoint()), ("ipcfs", "/mnt/ipc".into()));
+        let mountpoint = Some(Path::new("/mnt/ipc"));
+        assert_eq!((one.source().as_str(), one.mountpoint()), ("ipcfs", mountpoint));
         let two = Arguments::try_parse_from(["ipcfs", "src", "/mnt/ipc"]).unwrap();
-        assert_eq!((two.source().as_str(), two.mountpoint()), ("src", "/mnt/ipc".into()));
+        assert_eq!((two.source().as_str(), two.mountpoint()), ("src", mountpoint));
         let helper = ["mount.ipcfs", "src", "/mnt/ipc", "-nv", "-s", "-o", "rw"];
         assert_eq!(Arguments::try_parse_from(helper).unwrap().mountpoint(), two.mountpoint());
         assert!(Arguments::try_parse_from(["ipcfs"]).is_err());
+        assert!(Arguments::try_parse_from(["ipcfs", "--check"]).unwrap().mountpoint().is_none());
         assert!(Arguments::try_parse_from(["ipcfs", "a", "b", "c"]).is_err());
     }
 

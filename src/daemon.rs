@@ -30,7 +30,7 @@ use crate::fuse::{Adapter, interrupt};
 use crate::kind::Namespace;
 use crate::quota::Quota;
 use crate::tree::Tree;
-use crate::{memory, monitor, notify, privilege, proc};
+use crate::{check, journal, memory, monitor, notify, privilege, proc};
 
 /// Threads that serve requests. None of them ever waits, and a second one costs more than it gives:
 /// the kernel wakes both in turn, so that they take each other's processor and find each other's
@@ -41,17 +41,21 @@ const LOOPS: usize = 1;
 const GRACE: Duration = Duration::from_millis(300);
 
 /// One sentence for the user.
-type Complaint = String;
+pub(crate) type Complaint = String;
 
 /// The command. Exit status 0 once the mount works, 1 if it does not, 2 for a wrong command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let foreground = arguments.foreground || arguments.debug;
     let filter = if arguments.debug { "debug" } else { "warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    journal::start(filter);
 
     let options = arguments.mount_options();
-    let prepared = match Prepared::new(&arguments, options) {
+    if arguments.check {
+        return check::run(arguments.mountpoint(), arguments.source(), &options);
+    }
+    let mountpoint = arguments.mountpoint().unwrap_or(Path::new(""));
+    let prepared = match Prepared::new(mountpoint, arguments.source(), options) {
         Ok(prepared) => prepared,
         Err(complaint) => return complain(&complaint),
     };
@@ -65,21 +69,28 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(complaint: &str) -> ExitCode {
-    eprintln!("ipcfs: {complaint}");
+    if journal::is_in_background() {
+        log::error!("{complaint}");
+    } else {
+        eprintln!("ipcfs: {complaint}");
+    }
     ExitCode::FAILURE
 }
 
 /// A mount whose requirements have been looked at.
-struct Prepared {
-    mountpoint: PathBuf,
+pub(crate) struct Prepared {
+    pub(crate) mountpoint: PathBuf,
     source: String,
     options: MountOptions,
 }
 
 impl Prepared {
-    fn new(arguments: &Arguments, options: MountOptions) -> Result<Self, Complaint> {
-        let given = arguments.mountpoint();
-        clear_dead_mount(&given)?;
+    pub(crate) fn new(
+        given: &Path,
+        source: String,
+        options: MountOptions,
+    ) -> Result<Self, Complaint> {
+        clear_dead_mount(given)?;
         let mountpoint = match given.canonicalize() {
             Ok(path) => path,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
@@ -94,25 +105,21 @@ impl Prepared {
             return Err(format!("{} is not a directory; give one", given.display()));
         }
         check_device()?;
-        if !caller::privileged() && fusermount().is_none() {
-            return Err(
-                "fusermount3 is not installed, without which only root can mount; install the \
-                 package fuse3"
-                    .into(),
-            );
+        if !caller::privileged() {
+            check_fusermount()?;
         }
-        Ok(Self { mountpoint, source: arguments.source(), options })
+        Ok(Self { mountpoint, source, options })
     }
 }
 
-fn sentence(error: &std::io::Error) -> String {
+pub(crate) fn sentence(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(raw) => Errno::from_raw(raw).desc().to_lowercase(),
         None => error.to_string(),
     }
 }
 
-fn check_device() -> Result<(), Complaint> {
+pub(crate) fn check_device() -> Result<(), Complaint> {
     match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => Ok(()),
         Err(error) => Err(match error.raw_os_error() {
@@ -125,6 +132,13 @@ fn check_device() -> Result<(), Complaint> {
             _ => format!("/dev/fuse cannot be opened: {}", sentence(&error)),
         }),
     }
+}
+
+pub(crate) fn check_fusermount() -> Result<PathBuf, Complaint> {
+    fusermount().ok_or_else(|| {
+        "fusermount3 is not installed, without which only root can mount; install the package fuse3"
+            .into()
+    })
 }
 
 /// Takes away what a killed daemon has left at the mountpoint.
@@ -169,7 +183,7 @@ fn detach_dead(mountpoint: &Path) -> Result<(), Errno> {
 }
 
 /// Unmounts, by way of fusermount3 where the rights are missing.
-fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Errno> {
+pub(crate) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Errno> {
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match umount2(mountpoint, flags) {
         Err(Errno::EPERM) => {
@@ -213,6 +227,7 @@ fn background(prepared: Prepared) -> ExitCode {
             let mut writer = Some(File::from(writer));
             let done = run(prepared, || {
                 sys::leave_terminal();
+                journal::to_background();
                 // The parent reads a byte: it works.
                 if let Some(mut writer) = writer.take() {
                     let _ = writer.write_all(b"\0");
@@ -240,6 +255,45 @@ fn wait_until_ready(reader: OwnedFd, child: Pid) -> ExitCode {
 
 /// Mounts, calls `ready`, serves until it is unmounted.
 fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
+    let asked = prepared.options.no_passthrough;
+    let Mounted { mountpoint, session, passthrough, blocker, serving, signals, .. } =
+        mount(prepared)?;
+    report(passthrough, asked);
+
+    // Before there are other threads, which have capabilities of their own.
+    privilege::drop_unneeded();
+    blocker
+        .start_canceller()
+        .map_err(|error| format!("no thread is to be had: {}", error.errno().desc()))?;
+    if let Some((_, sentence)) = patience() {
+        log::warn!("{sentence}");
+    }
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 * 1024)
+        .spawn(move || end_on_signal(&signals, &mountpoint, &blocker))
+        .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
+    serving.store(true, Ordering::SeqCst);
+    ready();
+    privilege::forbid_unneeded();
+    let outcome = session.run();
+    outcome.map_err(|error| format!("serving has ended: {}", sentence(&error)))
+}
+
+/// A mount that works, though nobody serves it yet.
+pub(crate) struct Mounted {
+    mountpoint: PathBuf,
+    session: Session<Adapter>,
+    /// Whether the kernel moves the data of shared memory, or why not.
+    pub(crate) passthrough: crate::error::Result<()>,
+    pub(crate) guard: Arc<Guard>,
+    blocker: Arc<Blocker>,
+    serving: Arc<AtomicBool>,
+    signals: SigSet,
+}
+
+/// Mounts.
+pub(crate) fn mount(prepared: Prepared) -> Result<Mounted, Complaint> {
     let Prepared { mountpoint, source, options } = prepared;
     if let Some(namespace) = &options.kinds.namespace {
         enter(namespace)?;
@@ -261,7 +315,8 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
 
     let handles = Quota::handles(&options.limits, descriptors, open_descriptors());
     let tree = Arc::new(Tree::new(&options.kinds, handles));
-    let blocker = Arc::new(Blocker::new(Quota::blocked(&options.limits), patience()));
+    let blocker =
+        Arc::new(Blocker::new(Quota::blocked(&options.limits), patience().map(|(wait, _)| wait)));
     interrupt::arm(Arc::clone(&blocker));
     monitor::get().connect(Arc::clone(&blocker), Arc::clone(&tree) as _);
     let notifier = Arc::new(OnceLock::new());
@@ -286,24 +341,8 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     if let Some(root) = mountpoint.to_str().and_then(proc::file_id) {
         monitor::get().set_device(root.device);
     }
-    report(passthrough.probe(session.as_fd()), options.no_passthrough);
-
-    // Before there are other threads, which have capabilities of their own.
-    privilege::drop_unneeded();
-    blocker
-        .start_canceller()
-        .map_err(|error| format!("no thread is to be had: {}", error.errno().desc()))?;
-    let ending = (mountpoint.clone(), Arc::clone(&blocker));
-    std::thread::Builder::new()
-        .name("signals".into())
-        .stack_size(128 * 1024)
-        .spawn(move || end_on_signal(&signals, &ending.0, &ending.1))
-        .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
-    serving.store(true, Ordering::SeqCst);
-    ready();
-    privilege::forbid_unneeded();
-    let outcome = session.run();
-    outcome.map_err(|error| format!("serving has ended: {}", sentence(&error)))
+    let passthrough = passthrough.probe(session.as_fd());
+    Ok(Mounted { mountpoint, session, passthrough, guard, blocker, serving, signals })
 }
 
 /// What is done once the mount is gone: the process ends here.
@@ -326,16 +365,18 @@ fn end_of_service(
 }
 
 /// Enters an IPC namespace, for good; before there are threads, which would stay outside.
-fn enter(namespace: &Namespace) -> Result<(), Complaint> {
+pub(crate) fn enter(namespace: &Namespace) -> Result<(), Complaint> {
     let path = namespace.file.display();
-    let file = File::open(&namespace.file).map_err(|error| {
-        format!(
+    let refused = || format!("no permission to enter the IPC namespace {path}; be root there");
+    let file = File::open(&namespace.file).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => refused(),
+        _ => format!(
             "the IPC namespace {path} cannot be opened: {}; is the process there?",
             sentence(&error)
-        )
+        ),
     })?;
     nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWIPC).map_err(|errno| match errno {
-        Errno::EPERM => format!("no permission to enter the IPC namespace {path}; be root there"),
+        Errno::EPERM => refused(),
         Errno::EINVAL => {
             format!("{path} is no IPC namespace; give a process id or /proc/PID/ns/ipc")
         }
@@ -377,24 +418,31 @@ fn config(source: String, options: &MountOptions) -> Config {
 fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
     let text = error.to_string();
     let text = text.trim();
+    // Which fusermount3 says in words.
+    let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+        || text.contains("Operation not permitted");
     if text.contains("user_allow_other") {
         return "allow_other is not permitted to users; the administrator permits it with the line \
                 user_allow_other in /etc/fuse.conf"
             .into();
     }
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => format!(
-            "no permission to mount on {0}; own the directory or run ipcfs as root",
-            mountpoint.display()
+    let place = mountpoint.display();
+    match refused {
+        true if caller::privileged() => format!(
+            "no permission to mount on {place}, though ipcfs is run by root: that takes \
+             CAP_SYS_ADMIN, which a container has only if it is privileged"
         ),
-        _ => format!("mounting on {} has failed: {text}", mountpoint.display()),
+        true => format!(
+            "no permission to mount on {place}; own the directory or run ipcfs as root ({text})"
+        ),
+        false => format!("mounting on {place} has failed: {text}"),
     }
 }
 
 /// As many descriptors and queues, and as large files, as the administrator permits.
 ///
 /// Returns how many descriptors that is.
-fn raise_limits() -> u64 {
+pub(crate) fn raise_limits() -> u64 {
     for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE, Resource::RLIMIT_FSIZE] {
         if let Ok((soft, hard)) = getrlimit(resource) {
             let unlimited = libc::RLIM_INFINITY;
@@ -416,20 +464,20 @@ fn open_descriptors() -> u64 {
 
 /// How long a request may wait, if the kernel has been told to end mounts that leave one waiting
 /// for longer (`fuse_init_server_timeout` in fs/fuse/inode.c: the default unless the maximum is
-/// less, and 15 s at least).
-fn patience() -> Option<Duration> {
+/// less, and 15 s at least), and the sentence about it.
+pub(crate) fn patience() -> Option<(Duration, Complaint)> {
     let [default, most] = ["default_request_timeout", "max_request_timeout"].map(|name| {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).ok()?;
         text.trim().parse().ok().filter(|seconds: &u64| *seconds > 0)
     });
     let seconds = default.into_iter().chain(most).min()?.max(15);
     let patience = Duration::from_secs(seconds) * 3 / 4;
-    log::warn!(
-        "the kernel ends FUSE mounts that leave a request waiting for {seconds} s \
-         (/proc/sys/fs/fuse/*_request_timeout): what waits for {patience:?} is answered with \
-         EAGAIN; set both to 0 before mounting to let it wait"
+    let sentence = format!(
+        "the kernel ends FUSE mounts that leave a request waiting for {seconds} s, so that what \
+         waits for {patience:?} is answered with EAGAIN; to let it wait, mount after: sysctl \
+         fs.fuse.default_request_timeout=0 fs.fuse.max_request_timeout=0"
     );
-    Some(patience)
+    Some((patience, sentence))
 }
 
 /// Blocks the signals that end the daemon, the one that ends a worker's wait and the one that says
@@ -465,7 +513,7 @@ fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
 }
 
 /// The process that unmounts if the daemon is killed.
-struct Guard {
+pub(crate) struct Guard {
     alive: File,
 }
 
@@ -500,13 +548,14 @@ impl Guard {
         }
     }
 
-    fn dismiss(&self) {
+    /// What it is there for has been done.
+    pub(crate) fn dismiss(&self) {
         let _ = (&self.alive).write_all(b"\0");
     }
 }
 
 #[allow(unsafe_code)]
-mod sys {
+pub(crate) mod sys {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
@@ -515,7 +564,7 @@ mod sys {
     use crate::error::Errno;
 
     /// fork(2).
-    pub(super) fn fork() -> Result<ForkResult, Errno> {
+    pub(crate) fn fork() -> Result<ForkResult, Errno> {
         // SAFETY: this process has one thread, so the child may do anything.
         unsafe { nix::unistd::fork() }
     }
@@ -532,7 +581,7 @@ mod sys {
     }
 
     /// Ends a forked child without what the parent has registered for its own end.
-    pub(super) fn exit_now() -> ! {
+    pub(crate) fn exit_now() -> ! {
         // SAFETY: _exit may be called at any time.
         unsafe { libc::_exit(0) }
     }

@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod caller;
+pub mod check;
 pub mod cli;
 pub mod ctl;
 pub mod daemon;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod escape;
 mod fault;
 pub mod fuse;
+pub mod journal;
 pub mod kind;
 pub mod map;
 pub mod memory;

@@ -2,7 +2,7 @@
 
 use super::Kinds;
 use crate::caller::Caller;
-use crate::kind::Limit;
+use crate::kind::{Limit, sysctl};
 use crate::monitor;
 use crate::quota::Quota;
 use crate::status::Fields;
@@ -15,11 +15,18 @@ pub(super) fn all(kinds: &Kinds, caller: Caller) -> Vec<Limit> {
 }
 
 /// What limits the daemon itself.
-fn own() -> Option<Limit> {
+pub fn own() -> Vec<Limit> {
     use nix::sys::resource::{Resource, getrlimit};
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let used = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
-    Some(Limit::used("daemon_descriptors", soft, used))
+    let mut limits = Vec::new();
+    let used = std::fs::read_dir("/proc/self/fd").map(|files| files.count() as u64);
+    if let (Ok((soft, _)), Ok(used)) = (getrlimit(Resource::RLIMIT_NOFILE), used) {
+        let raise = "ulimit -n N; nofile in limits.conf(5); LimitNOFILE= of a unit";
+        limits.push(Limit::used("daemon_descriptors", soft, used, raise));
+    }
+    // A request that waits is a thread, whose stack and its guard page are two mappings.
+    let raise = "sysctl vm.max_map_count=N";
+    limits.extend(sysctl("vm/max_map_count").map(|max| Limit::each("daemon_mappings", max, raise)));
+    limits
 }
 
 /// What the reader may take of the daemon, and has taken.
@@ -35,7 +42,7 @@ fn quota(fields: Fields, name: &str, max: usize, used: usize) -> Fields {
 /// The limits, and how many requests are waiting and files are open.
 pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     let mut fields = Fields::default();
-    for Limit { name, max, used } in all(kinds, caller) {
+    for Limit { name, max, used, .. } in all(kinds, caller) {
         let most = format!("{name}_max");
         fields = match max {
             Some(max) => fields.number(&most, max),

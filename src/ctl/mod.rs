@@ -1,7 +1,7 @@
 //! The files at the top of ctl/: what is about all objects, or about the daemon.
 
 pub mod create;
-mod limits;
+pub mod limits;
 mod listing;
 mod metrics;
 mod orphans;

@@ -32,6 +32,7 @@ pub const PROFILE: Profile = Profile {
     // The pipe hangs on the inode.
     children: Children::Stable,
     attributes: &[],
+    features: &[],
     open,
 };
 
@@ -267,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_no_fifo_is_not_there() {
         let scratch = scratch("foreign");
-        let pipes = Pipes { dir: FsDir::at(&scratch).unwrap() };
+        let pipes = Pipes { dir: FsDir::within("/".as_ref(), &scratch).unwrap() };
         fs::write(scratch.join("file"), "kept").unwrap();
         symlink("/etc/passwd", scratch.join("link")).unwrap();
         pipes.create(me(), b"pipe", 0o600).unwrap();
@@ -286,7 +287,7 @@ mod tests {
     #[test]
     fn a_pipe_that_replaces_another_is_another() {
         let scratch = scratch("again");
-        let pipes = Pipes { dir: FsDir::at(&scratch).unwrap() };
+        let pipes = Pipes { dir: FsDir::within("/".as_ref(), &scratch).unwrap() };
         let mut known = std::collections::HashSet::new();
         for _ in 0..100 {
             pipes.create(me(), b"pipe", 0o600).unwrap();

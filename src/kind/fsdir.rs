@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::NixPath;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
@@ -34,10 +34,13 @@ impl FsDir {
         Self { fd, device }
     }
 
-    /// The directory that a path leads to now; what is mounted there later is another one.
-    pub fn at(path: &Path) -> Result<Self> {
+    /// The directory that a path leads to now for those who have `root` for their root directory,
+    /// who cannot make it lead out of there; what is mounted there later is another one.
+    pub fn within(root: &Path, path: &Path) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self::new(nix::fcntl::open(path, flags, Mode::empty())?))
+        let root = nix::fcntl::open(root, flags, Mode::empty())?;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        Ok(Self::new(nix::fcntl::openat2(&root, path, how)?))
     }
 
     /// The directory's own attributes.
@@ -68,7 +71,8 @@ impl FsDir {
     pub fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<OwnedFd> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NONBLOCK;
         let make = |name: &CStr| sys::open_beneath(self.fd.as_fd(), name, flags, mode & 0o7777);
-        caller.act(|| Ok(with_c_name(name, make)?))
+        let made = caller.act(|| Ok(with_c_name(name, make)?));
+        made.map_err(|error| explain_unmapped(error, caller))
     }
 
     /// Makes a named pipe as the caller.
@@ -152,7 +156,7 @@ impl FsDir {
     /// caller. `EEXIST` if there is something of that name, whatever it is.
     pub fn make(&self, caller: Caller, name: &[u8], mode: u32, content: &[u8]) -> Result<()> {
         let name = c_name(name)?;
-        caller.act(|| {
+        let make = || {
             let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
             let mode = Mode::from_bits_truncate(mode & 0o7777);
             let file = std::fs::File::from(nix::fcntl::openat(&self.fd, ".", flags, mode)?);
@@ -160,7 +164,8 @@ impl FsDir {
             let (file, follow) = (OwnedFd::from(file), AtFlags::AT_SYMLINK_FOLLOW);
             let here = nix::fcntl::AT_FDCWD;
             Ok(nix::unistd::linkat(here, &*path_of(&file), &self.fd, &*name, follow)?)
-        })
+        };
+        caller.act(make).map_err(|error| explain_unmapped(error, caller))
     }
 
     /// Changes mode, owner and times of the file that the kernel has checked, and of no other:
@@ -309,6 +314,21 @@ fn with_c_name<T>(
         Ok(done) => done,
         Err(_) => Err(Errno::ENOENT),
     }
+}
+
+/// Says what it means that an object could not be made (`EOVERFLOW`, `user_namespaces(7)`).
+pub fn explain_unmapped(error: Error, caller: Caller) -> Error {
+    if error.errno() != Errno::EOVERFLOW || error.what().is_some() {
+        return error;
+    }
+    let Caller { uid, gid, .. } = caller;
+    Error::because(
+        Errno::EOVERFLOW,
+        format!(
+            "the user namespace that these objects belong to does not know uid {uid} or gid {gid}; \
+             make them as one of its users"
+        ),
+    )
 }
 
 fn timespec(time: Option<SetTime>) -> TimeSpec {

@@ -20,9 +20,10 @@ pub mod sysv;
 mod tickets;
 mod value_text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::fsdir::FsDir;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::vfs::{Attr, Children, Dir, DirEntry, Item, Wait};
@@ -44,19 +45,29 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where the C library of the namespace keeps POSIX shared memory and semaphores
-    /// (`shm_overview(7)`).
-    fn shm_dir(&self) -> Result<PathBuf> {
-        let directory = "dev/shm";
-        match &self.namespace {
-            None => Ok(PathBuf::from("/").join(directory)),
-            Some(Namespace { root: Some(root), .. }) => Ok(root.join(directory)),
-            Some(Namespace { root: None, .. }) => Err(Error::because(
-                Errno::EOPNOTSUPP,
-                "a namespace given by a path does not say whose /dev/shm belongs to it; give \
-                 --ipc-ns the id of a process in it",
-            )),
-        }
+    /// Opens /dev/shm, where the C library of the namespace keeps `what`: POSIX shared memory and
+    /// semaphores (`shm_overview(7)`).
+    fn shm_dir(&self, what: &str) -> Result<FsDir> {
+        let (root, root_name) = match &self.namespace {
+            None => (Path::new("/"), String::new()),
+            Some(Namespace { root: Some(root), .. }) => (&**root, root.display().to_string()),
+            Some(Namespace { root: None, .. }) => {
+                let reason = format!(
+                    "no {what}: a namespace given by a path does not say whose /dev/shm belongs to \
+                     it; give --ipc-ns the id of a process in it"
+                );
+                return Err(Error::because(Errno::EOPNOTSUPP, reason));
+            }
+        };
+        FsDir::within(root, Path::new("dev/shm")).map_err(|error| {
+            let directory = format!("{root_name}/dev/shm");
+            let reason = format!(
+                "no {what}: {directory}: {}; as root: mkdir -p {directory} && mount -t tmpfs -o \
+                 mode=1777 tmpfs {directory}",
+                error.errno().desc()
+            );
+            Error::because(error.errno(), reason)
+        })
     }
 }
 
@@ -138,18 +149,32 @@ pub struct Limit {
     pub max: Option<u64>,
     /// How much of it is in use, where that can be said.
     pub used: Option<u64>,
+    /// How the administrator raises it; nothing, if it is built in.
+    pub raise: &'static str,
 }
 
 impl Limit {
     /// A limit whose use is known.
-    pub fn used(name: &'static str, max: u64, used: u64) -> Self {
-        Self { name, max: Some(max), used: Some(used) }
+    pub fn used(name: &'static str, max: u64, used: u64, raise: &'static str) -> Self {
+        Self { name, max: Some(max), used: Some(used), raise }
     }
 
     /// A limit for each object.
-    pub fn each(name: &'static str, max: u64) -> Self {
-        Self { name, max: Some(max), used: None }
+    pub fn each(name: &'static str, max: u64, raise: &'static str) -> Self {
+        Self { name, max: Some(max), used: None, raise }
     }
+}
+
+/// Something that not every machine allows, and that a kind does without where it has to.
+pub struct Feature {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Tries it out, by the same code as when it is needed; changes nothing.
+    pub probe: fn() -> Result<()>,
+    /// What follows where it is missing.
+    pub without: &'static str,
 }
 
 /// A number of the kernel's configuration, below /proc/sys.
@@ -194,6 +219,8 @@ pub struct Profile {
     pub children: Children,
     /// What [`Kind::make`] takes beside the mode, all of them numbers.
     pub attributes: &'static [&'static str],
+    /// What it does better with.
+    pub features: &'static [Feature],
     /// Finds out what this machine allows and opens the kind; fails with the reason why there are
     /// no such objects here.
     pub open: fn(&Options) -> Result<Arc<dyn Kind>>,

@@ -40,6 +40,7 @@ pub const PROFILE: Profile = Profile {
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
+    features: &[],
     open,
 };
 
@@ -52,16 +53,7 @@ pub struct Segments {
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
-    let directory = options.shm_dir()?;
-    let dir = FsDir::at(&directory).map_err(|error| {
-        let directory = directory.display();
-        let reason = format!(
-            "no POSIX shared memory: {directory}: {}; as root: mkdir -p {directory} && mount -t \
-             tmpfs -o mode=1777 tmpfs {directory}",
-            error.errno().desc()
-        );
-        Error::because(error.errno(), reason)
-    })?;
+    let dir = options.shm_dir("POSIX shared memory")?;
     Ok(Arc::new(Segments { dir }))
 }
 
@@ -118,14 +110,17 @@ impl Kind for Segments {
         let (blocks, free) = (disk.blocks(), disk.blocks_free());
         let (files, free_files) = (disk.files(), disk.files_free());
         // Semaphores are in there as well. A size of 0 is that of a file system without a limit.
-        let limit = |name, max: u64, free: u64| Limit {
+        let limit = |name, max: u64, free: u64, raise| Limit {
             name,
             max: (max > 0).then_some(max),
             used: (max > 0).then(|| max - free.min(max)),
+            raise,
         };
+        let (size, inodes) =
+            ("mount -o remount,size=N /dev/shm", "mount -o remount,nr_inodes=N /dev/shm");
         vec![
-            limit("shm_bytes", blocks * block, free * block),
-            limit("shm_files", files, free_files),
+            limit("shm_bytes", blocks * block, free * block, size),
+            limit("shm_files", files, free_files, inodes),
         ]
     }
 }
@@ -403,7 +398,7 @@ mod tests {
             std::env::temp_dir().join(format!("ipcfs-shm-{:?}", std::thread::current().id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Arc::new(Segments { dir: FsDir::at(&path).unwrap() })
+        Arc::new(Segments { dir: FsDir::within("/".as_ref(), &path).unwrap() })
     }
 
     fn me() -> Caller {

@@ -92,3 +92,30 @@ fn the_end_of_one_mount_leaves_the_one_below_it_alone() {
     );
     assert_eq!(world.run(&script), "still\n");
 }
+
+#[test]
+fn in_the_background_it_logs_to_the_systems_log() {
+    let world = World::unmounted();
+    let listen = "import os, socket
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind(os.environ['SCRATCH'] + '/log'); print('', flush=True)
+while True: print(log.recv(2000).decode(), flush=True)";
+    // Until it works it says what there is to say to whoever has started it.
+    let script = format!(
+        "cd /; mount -t tmpfs tmpfs /dev; mkdir /dev/shm; ln -s $SCRATCH/log /dev/log
+         mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229
+         python3 -c \"{listen}\" > $SCRATCH/lines & listener=$!
+         until [ -s $SCRATCH/lines ]; do :; done
+         export RUST_LOG=info
+         {BINARY} $M 2>&1 | grep -om 1 'shared memory'
+         kill $(pgrep -f '^{BINARY} '$M | head -n 1)
+         until grep SIGTERM $SCRATCH/lines; do :; done
+         kill $listener"
+    );
+    let printed = world.run(&script);
+    let (before, after) = printed.split_once('\n').unwrap();
+    assert_eq!(before, "shared memory");
+    let pid = after.strip_prefix("<30>ipcfs[").and_then(|rest| rest.split_once("]: ")).unwrap();
+    assert!(pid.1.contains(": unmounting after SIGTERM"), "{after}");
+    pid.0.parse::<u32>().unwrap();
+}

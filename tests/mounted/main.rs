@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod check;
 mod command;
 mod create;
 mod ctl;
@@ -17,6 +18,7 @@ mod ipc_lock;
 mod lines;
 mod model;
 mod mq;
+mod namespaces;
 mod parity;
 mod reports;
 mod sem;

@@ -99,11 +99,19 @@ fn a_queue_is_found_wherever_it_is_and_whatever_its_name_is() {
 #[test]
 fn the_exit_status_tells_what_was_not_to_be_had_from_what_cannot_be() {
     let world = World::new();
-    world.run("touch mq/q; echo 'mq/full maxmsg=1' > ctl/create; echo > mq/full; mkdir $SCRATCH/mq");
+    world
+        .run("touch mq/q; echo 'mq/full maxmsg=1' > ctl/create; echo > mq/full; mkdir $SCRATCH/mq");
     for (calls, status) in [
         (["ipc_recv -n mq/q", "ipc_recv -w 0.1 mq/q", "ipc_wait -n mq/q"], 75),
         (["ipc_wait -w 0.1 mq/q", "ipc_send -n mq/full x", "ipc_send -w 0.1 mq/full x"], 75),
-        (["ipc_send -n -p 3 mq/full ''", "sleep 0.5 | ipc_send -w 0.1 mq/q", "ipc_recv -w 0 mq/q"], 75),
+        (
+            [
+                "ipc_send -n -p 3 mq/full ''",
+                "sleep 0.5 | ipc_send -w 0.1 mq/q",
+                "ipc_recv -w 0 mq/q",
+            ],
+            75,
+        ),
         (["ipc_recv mq/none", "ipc_wait mq/none", "ipc_each mq/none true"], 69),
         (["ipc_send $SCRATCH/mq/q x", "ipc_recv shm/q", "ipc_send mq/ x"], 69),
         (["head -c 1025 /dev/zero | ipc_send mq/q", "ipc_send sysv/msg/x y", "ipc_recv /"], 69),
@@ -302,7 +310,8 @@ fn what_a_killed_worker_had_in_work_another_takes_up() {
         assert_eq!(left, "job0 1", "{shell}: it is named");
         // One that is alive keeps its own.
         world.run("printf 2 > mq/q");
-        let script = format!("f() {{ printf '<%s>' \"$(tr '\\0' 0)\"; echo +1 > sem/go; }}; {each} f");
+        let script =
+            format!("f() {{ printf '<%s>' \"$(tr '\\0' 0)\"; echo +1 > sem/go; }}; {each} f");
         let other = start(&world, shell, &script);
         world.run("echo -2 > sem/go");
         let third = start(&world, shell, "ipc_each -j $SCRATCH/journal -n mq/q cat");

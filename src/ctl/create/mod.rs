@@ -182,6 +182,7 @@ mod tests {
         about: "queues",
         children: Children::Stable,
         attributes: &["maxmsg", "msgsize"],
+        features: &[],
         open: |_| fail(Errno::EOPNOTSUPP),
     };
 

@@ -25,7 +25,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
-use super::{Attributes, Kind, Limit, Options, Profile, shared_mode, sysctl};
+use super::{Attributes, Feature, Kind, Limit, Options, Profile, shared_mode, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
@@ -40,6 +40,12 @@ pub const PROFILE: Profile = Profile {
     about: "POSIX message queues",
     children: Children::PerWriter,
     attributes: &["maxmsg", "msgsize"],
+    features: &[Feature {
+        name: "private mqueue",
+        about: "message queues without a mounted /dev/mqueue",
+        probe: || Ok(sys::mount_privately().map(drop)?),
+        without: "message queues need a mounted /dev/mqueue",
+    }],
     open,
 };
 
@@ -87,13 +93,19 @@ impl Kind for Queues {
         let mut limits = Vec::new();
         if let (Ok(most), Ok(there)) = (sysctl("fs/mqueue/queues_max"), self.dir.list(Wait::Block))
         {
-            limits.push(Limit::used("mq_queues", most, there.len() as u64));
+            let raise = "sysctl fs.mqueue.queues_max=N";
+            limits.push(Limit::used("mq_queues", most, there.len() as u64, raise));
         }
-        for (name, file) in [("mq_maxmsg", "msg_max"), ("mq_msgsize", "msgsize_max")] {
-            limits.extend(sysctl(&format!("fs/mqueue/{file}")).map(|max| Limit::each(name, max)));
+        for (name, file, raise) in [
+            ("mq_maxmsg", "msg_max", "sysctl fs.mqueue.msg_max=N"),
+            ("mq_msgsize", "msgsize_max", "sysctl fs.mqueue.msgsize_max=N"),
+        ] {
+            let max = sysctl(&format!("fs/mqueue/{file}"));
+            limits.extend(max.map(|max| Limit::each(name, max, raise)));
         }
         let (_, used) = self.charged_to(caller.uid);
-        limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used) });
+        let raise = "ulimit -q BYTES; msgqueue in limits.conf(5); LimitMSGQUEUE= of a unit";
+        limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used), raise });
         limits
     }
 }
@@ -146,6 +158,7 @@ impl Queues {
                 let there = self.dir.list(Wait::Block).map_or(0, |there| there.len());
                 format!("there are {there} queues; fs.mqueue.queues_max is {}", most("queues_max"))
             }
+            (Errno::EOVERFLOW, None) => return fsdir::explain_unmapped(error, caller),
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
                 let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
                 if caller.uid == 0 {

@@ -57,6 +57,7 @@ pub const PROFILE: Profile = Profile {
     about: "POSIX named semaphores",
     children: Children::PerWriter,
     attributes: &["value"],
+    features: &[],
     open,
 };
 
@@ -72,16 +73,7 @@ struct Semaphores {
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     word::check_library()?;
-    let directory = options.shm_dir()?;
-    let dir = FsDir::at(&directory).map_err(|error| {
-        let directory = directory.display();
-        let reason = format!(
-            "no semaphores: {directory}: {}; as root: mkdir -p {directory} && mount -t tmpfs -o \
-             mode=1777 tmpfs {directory}",
-            error.errno().desc()
-        );
-        Error::because(error.errno(), reason)
-    })?;
+    let dir = options.shm_dir("semaphores")?;
     Ok(Arc::new(Semaphores { dir, in_use: Shared::default() }))
 }
 
@@ -132,7 +124,7 @@ fn check_size(attr: &Attr) -> Result<()> {
 
 impl Kind for Semaphores {
     fn limits(&self, _caller: Caller) -> Vec<Limit> {
-        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX))]
+        vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX), "")]
     }
 
     fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {

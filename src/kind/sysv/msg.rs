@@ -26,7 +26,7 @@ use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::MessageFile;
-use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
+use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
@@ -38,6 +38,12 @@ pub const PROFILE: Profile = Profile {
     about: "System V message queues",
     children: Children::PerWriter,
     attributes: &["qbytes"],
+    features: &[Feature {
+        name: "MSG_COPY",
+        about: "looking at queued messages: ctl/sysv/msg/KEY/peek",
+        probe: probe_copy,
+        without: "ctl/sysv/msg/KEY/peek shows no messages",
+    }],
     open: |options: &Options| Objects::open(Queues::default(), options),
 };
 
@@ -96,15 +102,23 @@ impl Family for Queues {
         let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
         let count = column(self.table(), 1).len() as u64;
         vec![
-            Limit::used("sysv_msg_queues", max("msgmni"), count),
-            Limit::each("sysv_msg_size", max("msgmax")),
-            Limit::each("sysv_msg_qbytes", max("msgmnb")),
+            Limit::used("sysv_msg_queues", max("msgmni"), count, "sysctl kernel.msgmni=N"),
+            Limit::each("sysv_msg_size", max("msgmax"), "sysctl kernel.msgmax=N"),
+            Limit::each("sysv_msg_qbytes", max("msgmnb"), "sysctl kernel.msgmnb=N"),
         ]
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
         Arc::new(Queue { kind: self, id })
     }
+}
+
+/// Copies from a queue that nobody sees for longer than it takes.
+fn probe_copy() -> Result<()> {
+    let id = sys::get(libc::IPC_PRIVATE, 0o600)?;
+    let copied = peek(id, 0, &mut Vec::new());
+    let _ = sys::remove(id);
+    copied.map(drop)
 }
 
 /// Bytes queued are what the file holds.

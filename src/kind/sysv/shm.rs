@@ -41,7 +41,7 @@ use super::{Family, Objects, Times, absent, change_perm, column, perm_attr, perm
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
-use crate::kind::{Attributes, Limit, Options, Profile, sysctl};
+use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::memory::{HEAVY, free_later};
 use crate::quota::{Quota, Share};
 use crate::status::Fields;
@@ -56,6 +56,13 @@ pub const PROFILE: Profile = Profile {
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
+    features: &[Feature {
+        name: "map_files",
+        about: "a segment's own file: mmap through the mount",
+        probe: probe_own_file,
+        without: "segments cannot be mapped (mmap) through the mount, and are copied to be read; it \
+                  takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, which root has",
+    }],
     open: |options: &Options| Objects::open(Segments::default(), options),
 };
 
@@ -138,9 +145,14 @@ impl Family for Segments {
         let sizes = column(self.table(), 3);
         let pages = sizes.iter().map(|size| size.div_ceil(PAGE)).sum();
         vec![
-            Limit::used("sysv_shm_segments", max("shmmni"), sizes.len() as u64),
-            Limit::used("sysv_shm_pages", max("shmall"), pages),
-            Limit::each("sysv_shm_size", max("shmmax")),
+            Limit::used(
+                "sysv_shm_segments",
+                max("shmmni"),
+                sizes.len() as u64,
+                "sysctl kernel.shmmni=N",
+            ),
+            Limit::used("sysv_shm_pages", max("shmall"), pages, "sysctl kernel.shmall=N"),
+            Limit::each("sysv_shm_size", max("shmmax"), "sysctl kernel.shmmax=N"),
         ]
     }
 
@@ -295,6 +307,8 @@ impl SegmentFile {
         // What it is cannot change any more.
         let size = sys::stat(id)?.shm_segsz as u64;
         let file = own_file(attachment.address(), size, write);
+        let file = file.inspect_err(|error| log::debug!("no file of a segment: {error}"));
+        let file = file.ok().map(Arc::new);
         Ok(Self { id, attachment, size, file, _share: share })
     }
 
@@ -311,23 +325,24 @@ impl SegmentFile {
 
 /// The file behind an attachment at `address`, if this process may open it and it takes read(2) and
 /// write(2).
-fn own_file(address: usize, size: u64, write: bool) -> Option<Arc<OwnedFd>> {
+fn own_file(address: usize, size: u64, write: bool) -> Result<OwnedFd> {
     /// linux/magic.h: `TMPFS_MAGIC`; huge pages are elsewhere, and their files take no write(2).
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let end = address + size.next_multiple_of(PAGE) as usize;
     let path = format!("/proc/self/map_files/{address:x}-{end:x}");
     let flags = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-    let file = nix::fcntl::open(&*path, flags | OFlag::O_CLOEXEC, Mode::empty());
-    match file {
-        Ok(file) => {
-            let magic = nix::sys::statfs::fstatfs(&file).ok()?.filesystem_type().0;
-            (magic == TMPFS_MAGIC).then(|| Arc::new(file))
-        }
-        Err(errno) => {
-            log::debug!("{path}: {}", errno.desc());
-            None
-        }
-    }
+    let file = nix::fcntl::open(&*path, flags | OFlag::O_CLOEXEC, Mode::empty())?;
+    let magic = nix::sys::statfs::fstatfs(&file)?.filesystem_type().0;
+    if magic == TMPFS_MAGIC { Ok(file) } else { fail(Errno::EINVAL) }
+}
+
+/// Tries that with a segment that nobody sees for longer than it takes.
+fn probe_own_file() -> Result<()> {
+    let id = sys::get(libc::IPC_PRIVATE, PAGE, 0o600)?;
+    let attachment = sys::Attachment::new(id, true);
+    let _ = sys::remove(id);
+    own_file(attachment?.address(), PAGE, true)?;
+    Ok(())
 }
 
 impl Handle for SegmentFile {

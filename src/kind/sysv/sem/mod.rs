@@ -47,6 +47,7 @@ pub const PROFILE: Profile = Profile {
     about: "System V semaphore sets",
     children: Children::PerWriter,
     attributes: &["nsems"],
+    features: &[],
     open: |options: &Options| Objects::open(Sets::default(), options),
 };
 
@@ -180,10 +181,20 @@ impl Family for Sets {
         let max = |index: usize| max.get(index).copied().unwrap_or(0);
         let sizes = column(self.table(), 3);
         vec![
-            Limit::used("sysv_sem_sets", max(3), sizes.len() as u64),
-            Limit::used("sysv_sem_semaphores", max(1), sizes.iter().sum()),
-            Limit::each("sysv_sem_nsems", max(0)),
-            Limit::each("sysv_sem_operations", max(2)),
+            Limit::used(
+                "sysv_sem_sets",
+                max(3),
+                sizes.len() as u64,
+                "sysctl kernel.sem, the fourth number",
+            ),
+            Limit::used(
+                "sysv_sem_semaphores",
+                max(1),
+                sizes.iter().sum(),
+                "sysctl kernel.sem, the second number",
+            ),
+            Limit::each("sysv_sem_nsems", max(0), "sysctl kernel.sem, the first number"),
+            Limit::each("sysv_sem_operations", max(2), "sysctl kernel.sem, the third number"),
         ]
     }
 
