@@ -82,13 +82,20 @@ pub struct MessageFile<Q> {
     tag: i64,
     /// Whether the file has a position: it is open for reading alone.
     seekable: bool,
+    /// Whether it is the object's own file.
+    own: bool,
     reader: Mutex<Reader>,
 }
 
 impl<Q: Messages> MessageFile<Q> {
-    /// Opens `queue`; what is written is sent with `tag`.
+    /// Opens `queue` as the object's own file; what is written is sent with `tag`.
     pub fn new(queue: Q, tag: i64, seekable: bool) -> Self {
-        Self { queue, tag, seekable, reader: Mutex::default() }
+        Self { queue, tag, seekable, own: true, reader: Mutex::default() }
+    }
+
+    /// The same as a file of ctl/, which has attributes of its own.
+    pub fn control(queue: Q, tag: i64, seekable: bool) -> Self {
+        Self { own: false, ..Self::new(queue, tag, seekable) }
     }
 }
 
@@ -177,7 +184,7 @@ impl Reader {
 
 impl<Q: Messages> Handle for MessageFile<Q> {
     fn attr(&self) -> Option<Result<Attr>> {
-        Some(self.queue.attr())
+        self.own.then(|| self.queue.attr())
     }
 
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {

@@ -393,7 +393,7 @@ const CONTROLS: &[Control<Queue>] = &[
             listed: |_| Ok(vec![0]),
             open: |queue, priority, _, how| {
                 let (queue, _) = queue.descriptor_to(how.read, how.write)?;
-                let file = MessageFile::new(queue, priority, false);
+                let file = MessageFile::control(queue, priority, false);
                 Ok(Opened { handle: Arc::new(file), io: Io::Messages })
             },
         },

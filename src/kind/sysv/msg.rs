@@ -153,8 +153,9 @@ impl Queue {
     }
 
     /// Opens the queue to send with `tag` and to receive what `select` says.
-    fn opened(&self, how: &How, tag: i64, select: Select) -> Opened {
-        let file = MessageFile::new(self.messages(select), tag, !how.write);
+    /// Opens a file of ctl/ that sends with `tag` and takes what `select` says.
+    fn selected(&self, how: &How, tag: i64, select: Select) -> Opened {
+        let file = MessageFile::control(self.messages(select), tag, !how.write);
         Opened { handle: Arc::new(file), io: Io::Messages }
     }
 
@@ -227,7 +228,8 @@ impl Object for Queue {
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
         // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
         how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;
-        Ok(self.opened(how, PLAIN, Select::ANY))
+        let file = MessageFile::new(self.messages(Select::ANY), PLAIN, !how.write);
+        Ok(Opened { handle: Arc::new(file), io: Io::Messages })
     }
 
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
@@ -319,7 +321,7 @@ const CONTROLS: &[Control<Queue>] = &[
             valid: i64::MIN..=i64::MAX,
             listed: |_| Ok(vec![0]),
             open: |queue, number, _, how| {
-                Ok(queue.opened(how, number, Select { number, except: false }))
+                Ok(queue.selected(how, number, Select { number, except: false }))
             },
         },
     },
@@ -331,7 +333,7 @@ const CONTROLS: &[Control<Queue>] = &[
             valid: 1..=i64::MAX,
             listed: |_| Ok(Vec::new()),
             open: |queue, number, _, how| {
-                Ok(queue.opened(how, PLAIN, Select { number, except: true }))
+                Ok(queue.selected(how, PLAIN, Select { number, except: true }))
             },
         },
     },
