@@ -103,7 +103,7 @@ impl World {
             if let Some(status) = daemon.ended() {
                 panic!("ipcfs has ended with {status}: {}", daemon.errors());
             }
-            device(&self.path()) != before && fs::read_dir(self.path()).is_ok()
+            device(&self.path()) != before && self.path().join("README").exists()
         });
         self.daemon = Some(daemon);
     }
