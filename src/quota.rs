@@ -97,10 +97,6 @@ impl Quota {
     /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
     /// `ENOMEM` when there is not so much left for them.
     pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
-        let share = || Share { quota: Arc::clone(self), uid, amount };
-        if amount == 0 {
-            return Ok(share());
-        }
         let mut taken = self.taken.lock();
         let Taken { all, by_user } = &mut *taken;
         let own = by_user.entry(uid).or_insert(0);
@@ -118,7 +114,7 @@ impl Quota {
         }
         *all += amount;
         *own += amount;
-        Ok(share())
+        Ok(Share { quota: Arc::clone(self), uid, amount })
     }
 
     /// How many a user may have, and has.
@@ -130,9 +126,6 @@ impl Quota {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.amount == 0 {
-            return;
-        }
         let mut taken = self.quota.taken.lock();
         taken.all = taken.all.saturating_sub(self.amount);
         if let Entry::Occupied(mut own) = taken.by_user.entry(self.uid) {

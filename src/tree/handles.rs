@@ -30,8 +30,8 @@ pub struct OpenFile {
     pub handle: Arc<dyn Handle>,
     /// Its share of what its opener may have open.
     pub share: Share,
-    /// Its share of what its opener may have in memory.
-    pub memory: Share,
+    /// Its share of what its opener may have in memory, if it keeps anything there.
+    pub memory: Option<Share>,
 }
 
 /// An open directory: what was there when it was read from its beginning.

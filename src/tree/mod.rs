@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use self::ctl::CtlKind;
 use self::fixed::{FixedDir, Text};
 use self::handles::{Fh, Handles, OpenDir, OpenFile};
-use self::nodes::{Found, NodeId, Nodes};
+use self::nodes::{Begun, Found, NodeId, Nodes};
 use crate::caller::Caller;
 use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
@@ -294,29 +294,35 @@ impl Tree {
     }
 
     fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, created: bool) -> Result<Opening> {
-        let node = self.nodes.get(id)?;
-        let how = How { created, ..How::new(flags, node.attr) };
-        let object = match node.item {
-            Item::Object(object) => object,
-            Item::Dir(_) => return fail(Errno::EISDIR),
-            Item::Link(_) => return fail(Errno::ELOOP),
-        };
-        if how.truncate && cx.wait == Wait::Try && is_heavy(&how.checked) {
-            return Err(Error::deferred());
-        }
-        if !created {
-            object.check_rights(cx.caller, how.read, how.write)?;
-        }
         let share = self.quota.take(cx.caller.uid)?;
         let fh = self.files.number();
-        let other = self.nodes.begin_open(id, fh, how.write, cx.caller.pid)?;
+        let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let Begun { item, attr, other } = self.nodes.begin_open(id, fh, write, cx.caller.pid)?;
+        let how = How { created, ..How::new(flags, attr) };
         let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
-        let opened = match object.open(cx, &how) {
+        let open = || match item {
+            Item::Object(_) if how.truncate && cx.wait == Wait::Try && is_heavy(&attr) => {
+                Err(Error::deferred())
+            }
+            Item::Object(object) => {
+                if !created {
+                    object.check_rights(cx.caller, how.read, how.write)?;
+                }
+                object.open(cx, &how)
+            }
+            Item::Dir(_) => fail(Errno::EISDIR),
+            Item::Link(_) => fail(Errno::ELOOP),
+        };
+        let opened = match open() {
             Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),
             opened => opened,
         };
         let charged = opened.and_then(|opened| {
-            Ok((self.memory.take_many(cx.caller.uid, opened.handle.memory())?, opened))
+            let memory = match opened.handle.memory() {
+                0 => None,
+                bytes => Some(self.memory.take_many(cx.caller.uid, bytes)?),
+            };
+            Ok((memory, opened))
         });
         match charged {
             Ok((memory, opened)) => {

@@ -100,6 +100,16 @@ pub struct Found {
     pub settled: bool,
 }
 
+/// What is about to be opened.
+pub struct Begun {
+    /// What the id stands for.
+    pub item: Item,
+    /// The attributes that the kernel has been told, and has checked.
+    pub attr: Attr,
+    /// A file that is open by the same id.
+    pub other: Option<Fh>,
+}
+
 impl Nodes {
     /// A table that knows the root.
     pub fn new(root: Item, attr: Attr) -> Self {
@@ -188,10 +198,10 @@ impl Nodes {
         table.shrink();
     }
 
-    /// Notes that `fh` has `id` open, and tells what else has. For writing, `ESTALE` if somebody has
-    /// it open for writing already: the kernel then looks up once more and gets an id of its own.
+    /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
+    /// already: the kernel then looks up once more and gets an id of its own.
     /// The thread `pid` is let in nevertheless when it comes with the same id again.
-    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool, pid: u32) -> Result<Option<Fh>> {
+    pub fn begin_open(&self, id: NodeId, fh: Fh, write: bool, pid: u32) -> Result<Begun> {
         let mut table = self.table.lock();
         let table = &mut *table;
         let Some(entry) = table.entries.get_mut(&id) else { return fail(Errno::ESTALE) };
@@ -202,10 +212,11 @@ impl Nodes {
             }
             table.contests.let_in(&place, pid);
         }
-        let other = entry.opens.last().copied();
+        let (item, attr) = (entry.node.item.clone(), entry.node.attr);
+        let begun = Begun { item, attr, other: entry.opens.last().copied() };
         entry.opens.push(fh);
         entry.writers += u32::from(write);
-        Ok(other)
+        Ok(begun)
     }
 
     /// The counterpart of [`Nodes::begin_open`].
