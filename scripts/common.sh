@@ -115,6 +115,54 @@ install_component() {
 	fi
 }
 
+# Sees to it that file systems can be mounted in namespaces of their own.
+need_mounting() {
+	is_root || die "it mounts file systems in namespaces of its own; run it as root"
+	[ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+	[ -e /dev/fuse ] ||
+		die "/dev/fuse is missing; load the kernel's FUSE module (modprobe fuse), or in a" \
+			"container pass the device in"
+	unshare --ipc --mount --propagation private true ||
+		die "IPC and mount namespaces are not permitted here; in a container, run it privileged"
+}
+
+# Installs what the tests need besides cargo and Python's packages, all at once.
+need_test_tools() {
+	packages=
+	perl -MIPC::Msg -e 1 2>/dev/null || packages="$packages perl"
+	python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3 python3-venv"
+	python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \
+		2>/dev/null || packages="$packages python3-dev"
+	for tool in cc:gcc fusermount3:fuse3 jq shellcheck mandoc xxd busybox dash strace \
+		pgrep:procps unshare:util-linux setpriv:util-linux findmnt:util-linux mount \
+		useradd:passwd stress-ng; do
+		have "${tool%:*}" || packages="$packages ${tool#*:}"
+	done
+	# shellcheck disable=SC2086 # a list of words
+	[ -z "$packages" ] || install_packages $packages libc6-dev ca-certificates
+	# fusermount3 reads it; a minimal system may not have it.
+	[ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
+
+	# promtool is a package of its own since Debian 13. Before, it came with the server, which would
+	# be started: the program alone is taken out of it.
+	tools=$PWD/target/tools
+	PATH=$PATH:$tools/usr/bin
+	have promtool || apt_install promtool 2>/dev/null || {
+		say "unpacking promtool from Debian's package prometheus"
+		have apt-get || die "missing: promtool, which comes with Prometheus"
+		mkdir -p "$tools"
+		(
+			cd "$tools" || exit
+			apt-get -qq download prometheus 2>/dev/null || {
+				apt-get -qq update
+				apt-get -qq download prometheus
+			}
+			dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+			rm prometheus_*.deb
+		)
+	}
+}
+
 # Makes target/venv, a Python with posix_ipc and sysv_ipc as tests/requirements.txt has them, built
 # from their sources, which stay in target/venv/src with the tests that are part of them.
 need_python() {

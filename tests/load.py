@@ -55,8 +55,14 @@ def start(script, *arguments):
     """A bash script in a process group of its own that does not outlive the actor."""
     command = ['bash', '-c', script, 'bash', *arguments]
     pipe, none = subprocess.PIPE, subprocess.DEVNULL
+
+    def prepare():
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Whoever runs this in the background may have had it ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     return subprocess.Popen(command, stdin=none, stdout=pipe, stderr=pipe, start_new_session=True,
-                            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+                            preexec_fn=prepare)
 
 
 def finish(process):
@@ -587,6 +593,7 @@ def main():
         child = os.fork()
         if child == 0:
             os.close(reader)
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             failed = 0
             while time.monotonic() < end and not failed:
                 try:

@@ -24,6 +24,7 @@ mod reports;
 mod sem;
 mod shell_library;
 mod shm;
+mod soak;
 mod sysv_msg;
 mod sysv_msg_waiting;
 mod sysv_sem;
