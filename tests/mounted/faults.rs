@@ -2,8 +2,7 @@
 //!
 //! | fault | test |
 //! | --- | --- |
-//! | a thousand readers killed; a message to each | `mq` |
-//! | a signal races a message | `mq` |
+//! | a thousand readers killed; a signal races a message | [`readers`] |
 //! | stopped and continued; a signal that is ignored or blocked | [`waiting`] |
 //! | the daemon killed, stopped, sent SIGTERM; unmounting meanwhile | [`daemon`] |
 //! | removed, chmod, chown while somebody waits | [`waiting`] |
@@ -24,6 +23,7 @@ mod hostile;
 mod many;
 mod meaningless;
 mod panic;
+mod readers;
 mod waiting;
 
 use std::time::Duration;
