@@ -355,7 +355,7 @@ impl Handle for OpenText {
     }
 
     fn memory(&self) -> usize {
-        self.text.len()
+        self.0.len()
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
