@@ -71,7 +71,11 @@ impl FsDir {
     pub fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<OwnedFd> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NONBLOCK;
         let make = |name: &CStr| sys::open_beneath(self.fd.as_fd(), name, flags, mode & 0o7777);
-        let made = caller.act(|| Ok(with_c_name(name, make)?));
+        let made = caller.act(|| match with_c_name(name, make) {
+            // Something is mounted over it.
+            Err(Errno::EXDEV) => fail(Errno::EEXIST),
+            made => Ok(made?),
+        });
         made.map_err(|error| explain_unmapped(error, caller))
     }
 
