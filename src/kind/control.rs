@@ -431,7 +431,7 @@ mod tests {
                 *state = (value, state.1 + 1);
                 Ok(())
             };
-            let file = OpenValue { attr: Attr::file(1, 0o600), object: Arc::clone(&object), show, store };
+            let file = OpenValue { object: Arc::clone(&object), show, store };
             let cx = Cx { caller: Caller::daemon(), wait: Wait::Try, nonblock: false };
             for text in [text.into_bytes(), bytes] {
                 let mut done = 0;
