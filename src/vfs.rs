@@ -382,6 +382,11 @@ pub trait Handle: Send + Sync {
         None
     }
 
+    /// How many bytes there are to be read, where the name tells all but that.
+    fn length(&self) -> Option<u64> {
+        None
+    }
+
     /// Changes the size of the open file; `None` where [`Object::change`] does it.
     fn truncate(&self, _size: u64) -> Option<Result<()>> {
         None

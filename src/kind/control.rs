@@ -265,15 +265,14 @@ impl<T: Object> Object for ControlFile<T> {
         if (how.read && !readable) || (how.write && !writable) {
             return fail(Errno::EACCES);
         }
-        let attr = how.checked;
-        let text = |text| Opened { handle: Arc::new(OpenText { attr, text }), io: Io::Direct };
+        let text = |text| Opened { handle: Arc::new(OpenText(text)), io: Io::Direct };
         match &self.control.serve {
             Serve::Sh(show) => Ok(text(show(&self.object)?.sh())),
             Serve::Json(show) => Ok(text(json_text(&show(&self.object)?.json()))),
-            Serve::Slow(show) => slow(cx, attr, |cx| show(&self.object, cx)),
+            Serve::Slow(show) => slow(cx, |cx| show(&self.object, cx)),
             Serve::Value { show, store } => {
                 let object = Arc::clone(&self.object);
-                let handle = OpenValue { attr, object, show: *show, store: *store };
+                let handle = OpenValue { object, show: *show, store: *store };
                 Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
             }
             Serve::Open(open) => open(&self.object, cx, how),
@@ -311,7 +310,7 @@ pub fn json_text(value: &serde_json::Value) -> Vec<u8> {
 
 /// A file whose text takes time to gather: a worker does it at the open, so that fstat(2) knows how
 /// long it is.
-pub fn slow(cx: &Cx, attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Result<Opened> {
+pub fn slow(cx: &Cx, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Result<Opened> {
     if cx.wait == Wait::Try {
         return Err(Error::deferred());
     }
@@ -319,12 +318,11 @@ pub fn slow(cx: &Cx, attr: Attr, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Resul
     let turns = turn::of_user(cx.caller.uid);
     let _turn = turns.take(Wait::Block)?;
     let text = show(cx)?;
-    Ok(Opened { handle: Arc::new(OpenText { attr, text }), io: Io::Direct })
+    Ok(Opened { handle: Arc::new(OpenText(text)), io: Io::Direct })
 }
 
 /// A number to be read and set, open.
 struct OpenValue<T> {
-    attr: Attr,
     object: Arc<T>,
     show: fn(&T) -> Result<u64>,
     store: fn(&T, Caller, u64) -> Result<()>,
@@ -333,7 +331,7 @@ struct OpenValue<T> {
 impl<T: Object> Handle for OpenValue<T> {
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
         let text = format!("{}\n", (self.show)(&self.object)?).into_bytes();
-        OpenText { attr: self.attr, text }.read(cx, at, size, out)
+        OpenText(text).read(cx, at, size, out)
     }
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
@@ -348,25 +346,20 @@ impl<T: Object> Handle for OpenValue<T> {
 }
 
 /// A text as it was when it was opened.
-pub struct OpenText {
-    /// The file's attributes but for the size.
-    pub attr: Attr,
-    /// The text.
-    pub text: Vec<u8>,
-}
+pub struct OpenText(pub Vec<u8>);
 
 impl Handle for OpenText {
-    fn attr(&self) -> Option<Result<Attr>> {
+    fn length(&self) -> Option<u64> {
         // Bash's `source` reads as many bytes as fstat(2) says.
-        Some(Ok(Attr { size: self.text.len() as u64, ..self.attr }))
+        Some(self.0.len() as u64)
     }
 
     fn memory(&self) -> usize {
-        self.text.len()
+        self.0.len()
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let text = &self.text;
+        let text = &self.0;
         let from = usize::try_from(at).map_or(text.len(), |at| at.min(text.len()));
         out.extend_from_slice(&text[from..text.len().min(from.saturating_add(size))]);
         Ok(())
@@ -438,7 +431,7 @@ mod tests {
                 *state = (value, state.1 + 1);
                 Ok(())
             };
-            let file = OpenValue { attr: Attr::file(1, 0o600), object: Arc::clone(&object), show, store };
+            let file = OpenValue { object: Arc::clone(&object), show, store };
             let cx = Cx { caller: Caller::daemon(), wait: Wait::Try, nonblock: false };
             for text in [text.into_bytes(), bytes] {
                 let mut done = 0;

@@ -83,7 +83,7 @@ impl Object for Text {
         if how.write {
             return fail(Errno::EACCES);
         }
-        let handle = OpenText { attr: how.checked, text: self.0.into() };
+        let handle = OpenText(self.0.into());
         Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
     }
 }

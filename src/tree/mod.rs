@@ -124,12 +124,18 @@ impl Tree {
         // fstat(2) comes without the handle; one that is open by this id serves as well.
         let open = fh.or_else(|| self.nodes.opened(id)).and_then(|fh| self.file(id, fh).ok());
         let node = self.nodes.get(id)?;
-        let attr = match (open.and_then(|file| file.handle.attr()), &node.item) {
+        let attr = match (open.as_ref().and_then(|file| file.handle.attr()), &node.item) {
             (Some(attr), _) => attr?,
             (None, Item::Dir(dir)) => dir.attr()?,
-            (None, Item::Object(object)) => object.attr()?,
+            (None, Item::Object(object)) => match (object.attr(), &open) {
+                // What has been opened is there still.
+                (Err(error), Some(_)) if error.errno() == Errno::ENOENT => node.attr,
+                (attr, _) => attr?,
+            },
             (None, Item::Link(_)) => node.attr,
         };
+        let length = open.and_then(|file| file.handle.length());
+        let attr = Attr { size: length.unwrap_or(attr.size), ..attr };
         self.nodes.refresh(id, &Attr { ident: node.attr.ident, ..attr });
         Ok(attr)
     }

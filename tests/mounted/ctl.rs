@@ -40,3 +40,34 @@ fn the_control_files_go_with_an_object_that_is_renamed() {
     world.run("touch sem/a; echo +1 > ctl/sem/a/try; mv sem/a sem/b; echo +1 > ctl/sem/b/try");
     assert_eq!(world.run("cat sem/b; exec 9< ctl/sem/b/tryhold; cat sem/b"), "2\n1\n");
 }
+
+#[test]
+fn two_may_have_a_file_open_and_its_mode_follows_the_object() {
+    let world = World::new();
+    world.run("touch mq/q sem/s; echo x > sysv/msg/1; echo = 1 > sysv/sem/1");
+    for file in [
+        "sysv/msg/1/except/7",
+        "sysv/msg/1/type/-7",
+        "sysv/msg/1/wait",
+        "sysv/msg/1/status",
+        "mq/q/lines",
+        "mq/q/status",
+        "sem/s/status",
+    ] {
+        let object =
+            file.rsplit_once('/').unwrap().0.trim_end_matches("/except").trim_end_matches("/type");
+        let modes = world.run(&format!(
+            "chmod 644 {object}; exec 3< ctl/{file}; stat -c %a ctl/{file}; exec 4< ctl/{file}
+             chmod 600 {object}; stat -c %a ctl/{file}; exec 5< ctl/{file}; stat -Lc %a /dev/fd/3 | tail -c 4"
+        ));
+        let modes: Vec<_> = modes.lines().collect();
+        let expected = if file.contains("type") || file.ends_with("lines") {
+            ["644", "600", "600"]
+        } else {
+            ["444", "400", "400"]
+        };
+        assert_eq!(modes, expected, "{file}");
+    }
+    // What is open of an object that is gone has attributes still.
+    world.run("exec 3< ctl/mq/q/status; rm mq/q; [ $(stat -Lc %s /dev/fd/3) -gt 100 ]; grep -q name=q <&3");
+}

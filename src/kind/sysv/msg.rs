@@ -152,7 +152,6 @@ impl Queue {
         Endpoint { kind: Arc::clone(&self.kind), id: self.id, origin, select }
     }
 
-    /// Opens the queue to send with `tag` and to receive what `select` says.
     /// Opens a file of ctl/ that sends with `tag` and takes what `select` says.
     fn selected(&self, how: &How, tag: i64, select: Select) -> Opened {
         let file = MessageFile::control(self.messages(select), tag, !how.write);
