@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, World, eventually};
+use crate::common::{Running, World, eventually, long};
 
 /// What a blocked command may take to end after a signal.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -243,8 +243,10 @@ fn a_blocked_reader_or_writer_ends_at_once_and_has_taken_and_sent_nothing() {
     full(&world, "full");
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL, libc::SIGHUP] {
         for script in ["exec cat mq/empty", "exec bash -c 'echo 11 > mq/full'"] {
-            // The best of three: on a loaded machine the scheduler takes its time as well.
-            let took = (0..3).map(|_| interrupted(&world, script, signal)).min().unwrap();
+            let took: Vec<_> = (0..3).map(|_| interrupted(&world, script, signal)).collect();
+            // Of three the best, since on a loaded machine the scheduler takes its time as well; or
+            // each of them.
+            let took = *long(took.iter().min(), took.iter().max()).unwrap();
             assert!(took < AT_ONCE, "{script}, signal {signal}: {took:?}");
         }
     }
@@ -291,14 +293,6 @@ fn a_stopped_reader_goes_on_and_an_ignored_signal_does_not_wake_it() {
 }
 
 #[test]
-fn a_signal_racing_a_message_loses_none() {
-    let world = World::new();
-    world.run("touch mq/q");
-    assert_eq!(world.c("race", &["mq/q", "3000"]), "3000\n");
-    world.run("! [ -s mq/q ]");
-}
-
-#[test]
 fn twenty_writers_and_five_readers_lose_and_double_nothing() {
     let world = World::new();
     world.run("touch mq/q");
@@ -328,7 +322,7 @@ fn twenty_writers_and_five_readers_lose_and_double_nothing() {
 }
 
 /// As many readers as that, blocked on one queue, in one process group.
-fn crowd(world: &World, count: usize) -> Running {
+pub fn crowd(world: &World, count: usize) -> Running {
     let readers = world
         .start(&format!("for ((i = 0; i < {count}; i++)); do cat mq/q > /dev/null & done; wait"));
     eventually("all of them wait", || world.waiting() == count);
@@ -350,20 +344,6 @@ fn a_thousand_blocked_readers_get_one_message_each() {
     let after = world.daemon_status("VmRSS");
     assert!(after < memory + 4 * 1024, "{memory} KiB before, {after} KiB after");
     eventually("the files are closed", || world.daemon_descriptors() <= descriptors);
-}
-
-#[test]
-fn a_thousand_blocked_readers_are_killed_at_once() {
-    let world = World::new();
-    world.run("touch mq/q");
-    let mut readers = crowd(&world, 1000);
-    let start = Instant::now();
-    readers.signal(libc::SIGKILL);
-    readers.wait();
-    eventually("nobody waits", || world.waiting() == 0);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    world.run("echo still > mq/q");
-    assert_eq!(world.run("cat mq/q"), "still\n");
 }
 
 #[test]

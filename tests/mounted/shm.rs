@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::common::{BINARY, World, eventually};
+use crate::common::{BINARY, World, eventually, long};
 
 /// The arguments of both ways in which the data goes.
 const WAYS: [&[&str]; 2] = [&[], &["-o", "no_passthrough"]];
@@ -311,10 +311,9 @@ fn what_takes_a_files_place_between_look_up_and_open_is_never_opened() {
         let script =
             format!("exec {} swap a $SCRATCH/secret", crate::common::compiled("shm").display());
         let mut swapping = world.start(&script);
-        let counts = world.python(
-            "import errno, os\n\
+        let script = "import errno, os\n\
              read, i, refused = 0, 0, set()\n\
-             while read < 100 or i < 5000:\n\
+             while read < 100 or i < TRIES:\n\
              \x20   i += 1\n\
              \x20   try:\n\
              \x20       file = os.open('shm/a', os.O_RDWR if i % 2 else os.O_RDONLY)\n\
@@ -324,8 +323,8 @@ fn what_takes_a_files_place_between_look_up_and_open_is_never_opened() {
              \x20       read += 1\n\
              \x20   except OSError as error:\n\
              \x20       refused.add(errno.errorcode[error.errno])\n\
-             print(' '.join(sorted(refused - {'ENOENT', 'ESTALE'})))",
-        );
+             print(' '.join(sorted(refused - {'ENOENT', 'ESTALE'})))";
+        let counts = world.python(&script.replace("TRIES", long("5000", "10000")));
         assert_eq!(counts, "\n");
         assert!(swapping.ended().is_none());
         assert_eq!(std::fs::read_to_string(secret).unwrap(), "secret\n");

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{World, eventually};
+use crate::common::{Running, World, eventually, long, python};
 
 /// Runs a script as uid 1234 with these groups, the first being the primary one.
 fn as_user(script: &str, groups: &str) -> String {
@@ -66,57 +66,179 @@ fn what_a_user_makes_is_theirs_with_their_group_and_umask() {
 }
 
 #[test]
+fn the_files_of_ctl_are_for_those_who_have_the_object() {
+    let world = World::new();
+    for (path, make) in OBJECTS {
+        world.run(&format!("umask 0; {make}; chgrp 4321 {path}; chmod 660 {path}"));
+    }
+    // Enough to hold, several times.
+    world.run("echo 9 > sem/o; echo '= 9' > sysv/sem/123");
+    let script = "import errno, os, stat, sys
+os.setgroups([GROUP]); os.setgid(99); os.setuid(1234)
+outcomes, count = set(), 0
+for place, _, names in os.walk('ctl'):
+    # Without an object's directory above it, it is everybody's.
+    if place == 'ctl': continue
+    if place.endswith('/type'): names += ['7', '-7']
+    if place.endswith('/except'): names += ['7']
+    if place.endswith('/priority'): names += ['7', '32767']
+    for name in names:
+        path = f'{place}/{name}'
+        mode = os.stat(path).st_mode
+        for flags, bit in ((os.O_RDONLY, 0o040), (os.O_WRONLY, 0o020)):
+            if not mode & bit: continue
+            count += 1
+            try:
+                os.close(os.open(path, flags | os.O_NONBLOCK))
+                outcomes.add('ok')
+            except OSError as error: outcomes.add((path, errno.errorcode[error.errno]) if GROUP == 4321 else errno.errorcode[error.errno])
+print(count > 50, outcomes)";
+    let run = |group: &str| world.python(&script.replace("GROUP", group));
+    assert_eq!(run("4321"), "True {'ok'}\n");
+    assert_eq!(run("98"), "True {'EACCES'}\n");
+    assert_eq!(world.run("cat sem/o sysv/sem/123"), "9\n9\n", "what was held has been given back");
+}
+
+#[test]
 fn a_root_of_a_user_namespace_is_not_root() {
     let world = World::new();
-    world.run("echo secret > mq/q; chmod 600 mq/q; chmod 755 $SCRATCH");
-    let script = "unshare --user --map-root-user bash -c \"id -u; cat mq/q\"";
-    let error = world.fail(&as_user(script, "99"));
+    world.run("chmod 755 $SCRATCH");
     // In a chroot the kernel permits no user namespaces at all.
     let chrooted = !world.attempt("unshare --user true").status.success();
-    assert!(chrooted || error.contains("Permission denied"), "{error}");
-    // Another pid namespace, from which the daemon sees no pid of the caller.
-    world.run("unshare --pid --fork bash -c 'echo from elsewhere > mq/q'");
-    assert_eq!(world.run("cat mq/q; cat mq/q"), "secret\nfrom elsewhere\n");
+    for (path, make) in OBJECTS {
+        world.run(&format!("{make}; chmod 600 {path}"));
+        for attempt in [
+            format!("exec 3< {path}"),
+            format!("exec 3<> {path}"),
+            format!("chmod 666 {path}"),
+            format!("rm -f {path}"),
+            format!("cat ctl/{path}/status"),
+        ] {
+            let script = format!("unshare --user --map-root-user bash -c \"{attempt}\"");
+            let error = world.fail(&as_user(&script, "99"));
+            let refused = error.contains("ermission denied") || error.contains("not permitted");
+            assert!(chrooted || refused, "{attempt}: {error}");
+        }
+        world.run(&format!("[ $(stat -c %a {path}) = 600 ]; rm {path}"));
+        // What that root makes belongs to the user who it is.
+        if !chrooted {
+            let script =
+                format!("unshare --user --map-root-user bash -c \"{}\"", make.replace('"', "\\\""));
+            world.run(&as_user(&script, "99"));
+            assert_eq!(world.run(&format!("stat -c %u {path}; rm {path}")), "1234\n", "{path}");
+        }
+    }
 }
+
+#[test]
+fn a_caller_from_another_pid_namespace_is_served_as_any() {
+    let world = World::new();
+    let elsewhere = |script: &str| format!("unshare --pid --fork --mount-proc bash -ec '{script}'");
+    for (path, make) in OBJECTS {
+        // The daemon sees no process id of theirs: by root, by a user, by one of its groups.
+        world.run(&elsewhere(&make.replace('\'', "")));
+        world.run(&format!("chmod 660 {path}; chgrp 4321 {path}"));
+        let (write, read) = match path {
+            "fifo/o" => ("exec 3<>fifo/o", "exec 3<>fifo/o"),
+            "sem/o" => ("echo +1 > sem/o", "cat sem/o"),
+            "sysv/sem/0x0000007b" => ("echo 0 +1 > sysv/sem/123", "cat sysv/sem/123"),
+            "shm/o" => ("echo x > shm/o", "cat shm/o"),
+            "sysv/shm/0x0000007b" => ("printf y 1<>sysv/shm/123", "cat sysv/shm/123"),
+            "mq/o" => ("echo x > mq/o", "timeout 10 cat mq/o"),
+            _ => ("echo x > sysv/msg/123", "timeout 10 cat sysv/msg/123"),
+        };
+        for script in [write, read] {
+            let inside = |groups: &str| {
+                format!(
+                    "unshare --pid --fork setpriv --reuid=1234 --regid=99 --groups={groups} bash -c \"{script}\""
+                )
+            };
+            world.run(&elsewhere(script));
+            world.run(&inside("99,4321"));
+            let error = world.fail(&inside("99"));
+            assert!(error.contains("Permission denied"), "{path}: {script}: {error}");
+        }
+        world.run(&format!("chmod 666 {path}"));
+        let inside = format!(
+            "unshare --pid --fork {}",
+            as_user(&format!("{write}; cat ctl/{path}/status"), "99")
+        );
+        world.run(&inside);
+    }
+}
+
+/// Objects of one name by turns: a secret one of another user's, and a public one.
+const SWAP: &str = "import os, sys, time, posix_ipc, sysv_ipc
+kind = sys.argv[1]
+os.umask(0); os.setgroups([]); os.setgid(98); os.setuid(4000)
+def turn(mode, text):
+    if kind == 'mq':
+        queue = posix_ipc.MessageQueue('/s', posix_ipc.O_CREX, mode=mode, max_messages=2, max_message_size=16)
+        queue.send(text); queue.send(text); queue.close()
+        posix_ipc.unlink_message_queue('/s')
+    elif kind == 'sysv/msg':
+        queue = sysv_ipc.MessageQueue(77, sysv_ipc.IPC_CREX, mode=mode)
+        queue.send(text); queue.send(text); queue.remove()
+    elif kind == 'sysv/shm':
+        segment = sysv_ipc.SharedMemory(77, sysv_ipc.IPC_CREX, mode=0o600, size=6)
+        segment.write(text); segment.mode = mode; segment.detach(); segment.remove()
+    elif kind == 'sysv/sem':
+        semaphore = sysv_ipc.Semaphore(77, sysv_ipc.IPC_CREX, mode=mode, initial_value=6 if mode == 0o600 else 1)
+        semaphore.remove()
+    else:
+        path = '/dev/shm/s' if kind == 'shm' else '/dev/shm/sem.s'
+        with open('/dev/shm/.new', 'wb') as file:
+            value = (6 if mode == 0o600 else 1).to_bytes(4, 'little')
+            file.write(text if kind == 'shm' else value + bytes(28))
+        os.chmod('/dev/shm/.new', mode); os.rename('/dev/shm/.new', path); os.unlink(path)
+while True:
+    for mode, text in ((0o600, b'secret'), (0o644, b'public')):
+        try: turn(mode, text)
+        except (OSError, posix_ipc.Error): pass # The kernel takes its time to charge queues back.
+";
 
 #[test]
 fn a_name_that_changes_hands_never_lets_in_who_may_not() {
     let world = World::new();
-    // A private queue and a public one take turns at one name; what the user reads through
-    // the mount must never be the private one's.
-    let swap = "import posix_ipc, os, time
-os.umask(0); os.setgroups([]); os.setgid(98); os.setuid(4000)
-end = time.monotonic() + 4
-while time.monotonic() < end:
-    for mode, text in ((0o600, b'secret'), (0o644, b'public')):
-        try: q = posix_ipc.MessageQueue('/s', posix_ipc.O_CREX, mode=mode)
-        except OSError: continue # The kernel takes its time to charge removed queues back.
-        q.send(text); q.send(text); q.close()
-        posix_ipc.unlink_message_queue('/s')
-";
-    let swapper = {
-        let mut command = world.command(crate::common::python());
-        command.arg("-c").arg(swap);
-        crate::common::Running::start(command)
-    };
-    let reader = "import errno, os, time
+    let reader = "import errno, os, sys, time
+path, tries, least = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 os.setgroups([]); os.setgid(99); os.setuid(1234)
-seen = set(); tries = 0
-end = time.monotonic() + 4
-while time.monotonic() < end:
-    tries += 1
+seen, public, i = set(), 0, 0
+while i < tries or public < least:
+    i += 1
     try:
-        fd = os.open('mq/s', os.O_RDONLY | os.O_NONBLOCK)
-        seen.add(os.read(fd, 100))
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try: text = os.read(fd, 100)
+        finally: os.close(fd)
+        seen.add(text); public += text in (b'public', b'1\\n')
     except OSError as error:
         # Stale: it has changed hands twice during one open.
-        assert error.errno in (errno.ENOENT, errno.EACCES, errno.EAGAIN, errno.ESTALE), error
-assert b'secret' not in seen, seen
-print(tries > 1000, b'public' in seen)";
-    assert_eq!(world.python(reader), "True True\n");
-    let swapped = swapper.output();
-    assert!(swapped.status.success(), "{}", swapped.errors);
+        expected = errno.ENOENT, errno.EACCES, errno.EAGAIN, errno.ESTALE, errno.EIDRM
+        assert error.errno in expected, error
+assert not seen & {b'secret', b'6\\n'}, seen
+print('ok')";
+    for (kind, name) in [
+        ("mq", "s"),
+        ("shm", "s"),
+        ("sem", "s"),
+        ("sysv/msg", "77"),
+        ("sysv/sem", "77"),
+        ("sysv/shm", "77"),
+    ] {
+        let python = |script: &str, arguments: &[&str]| {
+            let mut command = world.command(python());
+            command.arg("-c").arg(script).args(arguments);
+            Running::start(command)
+        };
+        let mut swapper = python(SWAP, &[kind]);
+        let tries = long("1500", "10000");
+        let path = format!("{kind}/{name}");
+        let output = python(reader, &[&path, tries, "20"]).output();
+        assert_eq!(output.text(), "ok\n", "{kind}: {}", output.errors);
+        assert!(swapper.ended().is_none(), "{}", swapper.errors());
+        swapper.signal(libc::SIGKILL);
+        swapper.wait();
+    }
 }
 
 #[test]
@@ -164,16 +286,38 @@ fn queues_are_charged_to_their_maker_and_not_to_root() {
 fn the_daemon_cannot_be_signalled_or_traced_by_those_it_acts_for() {
     let world = World::new();
     let daemon = world.daemon();
-    let script = format!(
-        "for i in {{1..100}}; do touch mq/t$((i % 5)); rm -f mq/t$((i % 5)); done &
-         while kill -0 $! 2> /dev/null; do
-             for task in /proc/{daemon}/task/*; do
-                 kill -0 ${{task##*/}} 2> /dev/null && {{ echo signalled; exit 1; }}
-             done
-             cat /proc/{daemon}/environ 2> /dev/null && exit 1
-         done; true"
-    );
-    world.run(&as_user(&script.replace('\'', ""), "99"));
+    // While it makes and removes things for them, under their ids.
+    let script = "import ctypes, errno, os, signal, sys
+libc, daemon = ctypes.CDLL(None, use_errno=True), int(DAEMON)
+os.setgroups([]); os.setgid(99); os.setuid(1234)
+if os.fork() == 0:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    while True:
+        for path in ('mq/t', 'sem/t', 'shm/t', 'sysv/msg/77', 'sysv/sem/77', 'sysv/shm/77'):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600)); os.chmod(path, 0o640); os.unlink(path)
+def outcome(call, *arguments):
+    ctypes.set_errno(0)
+    return errno.errorcode[ctypes.get_errno()] if call(*arguments) < 0 else 'ok'
+outcomes = set()
+for round in range(300):
+    for task in os.listdir(f'/proc/{daemon}/task'):
+        task = int(task)
+        outcomes.add(('kill', outcome(libc.kill, task, 0)))
+        outcomes.add(('tgkill', outcome(libc.syscall, 234, daemon, task, 0)))
+        outcomes.add(('ptrace', outcome(libc.ptrace, 16, task, 0, 0)))
+    for name in ('environ', 'mem', 'maps', 'fd', 'root', 'cwd', 'exe', 'stack'):
+        path = f'/proc/{daemon}/{name}'
+        try:
+            if name == 'fd': os.listdir(path)
+            elif name in ('root', 'cwd', 'exe'): os.readlink(path)
+            else: open(path, 'rb').read(1)
+            outcomes.add((name, 'ok'))
+        except OSError as error: outcomes.add((name, errno.errorcode[error.errno]))
+outcomes = {(what, how) for what, how in outcomes if how not in ('EPERM', 'EACCES', 'ESRCH')}
+print(outcomes or 'nothing')";
+    let printed = world.python(&script.replace("DAEMON", &daemon.to_string()));
+    assert_eq!(printed, "nothing\n");
     let status = world.run(&format!("cat /proc/{daemon}/status"));
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
