@@ -16,7 +16,9 @@ mod spans;
 mod words;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
 use crate::common::{BINARY, Running, World, eventually, python};
 
@@ -178,7 +180,8 @@ struct Page {
     file: &'static str,
     /// What a script begins with.
     before: &'static str,
-    world: fn() -> World,
+    /// Where it is run, and what runs there meanwhile.
+    world: fn() -> (World, Vec<Running>),
 }
 
 const README: Page = Page {
@@ -188,11 +191,11 @@ const README: Page = Page {
     world: || {
         let world = World::unmounted();
         world.run("mount -t tmpfs tmpfs /mnt");
-        world
+        (world, Vec::new())
     },
 };
 
-const SEMANTICS: Page = Page { file: "docs/semantics.md", before: "", world: World::new };
+const SEMANTICS: Page = Page { file: "docs/semantics.md", before: "", world: || (World::new(), Vec::new()) };
 
 const COOKBOOK: Page = Page {
     file: "docs/cookbook.md",
@@ -216,33 +219,45 @@ impl Page {
             let output = output.filter(|next| next.before == "```").map(|next| next.text.as_str());
             // Shown if it hangs.
             println!("{place}");
-            let world = || {
-                let world = (self.world)();
-                for (name, text) in &files {
-                    fs::write(world.scratch().join("home").join(name), text).unwrap();
-                }
-                world
-            };
+            let Block { text, before, .. } = block;
             match block.language.as_str() {
-                _ if block.before == FRESH => continue,
-                "sh" if block.before == ENDLESS => {
+                _ if before == FRESH => continue,
+                "sh" if before == ENDLESS => {
                     let shown = output.unwrap_or_else(|| panic!("{place}: what does it show?"));
-                    run_endless(&world(), &place, self.before, &block.text, shown);
+                    self.apart(&files, |world| run_endless(world, &place, self.before, text, shown));
                 }
-                "console" => run_session(&world(), &place, self.before, &block.text),
-                "sh" => run_script(&world(), &place, self.before, &block.text, output),
+                "sh" => {
+                    self.apart(&files, |world| run_script(world, &place, self.before, text, output));
+                }
+                "console" => {
+                    self.apart(&files, |world| run_session(world, &place, self.before, text));
+                }
                 "c" => {
-                    let name = block.before.strip_prefix("<!-- ");
+                    let name = before.strip_prefix("<!-- ");
                     let name = name.and_then(|name| name.strip_suffix(" -->"));
-                    files.push((name.unwrap_or_else(|| panic!("{place}: its name?")), &block.text));
+                    files.push((name.unwrap_or_else(|| panic!("{place}: its name?")), text));
                     continue;
                 }
-                "text" if index > 0 && block.before == "```" => continue,
+                "text" if before == "```" => continue,
                 other => panic!("{place}: nobody tests a block of {other:?}"),
             }
             count += 1;
         }
         assert!(count > 0, "{} shows nothing", self.file);
+    }
+
+    /// Runs something in a world of its own, and in a thread: a thread's second world would be
+    /// within its first.
+    fn apart(&self, files: &[(&str, &str)], run: impl FnOnce(&World) + Send) {
+        let run = || {
+            let (world, _others) = (self.world)();
+            for (name, text) in files {
+                fs::write(world.scratch().join("home").join(name), text).unwrap();
+            }
+            run(&world);
+        };
+        let ended = thread::scope(|scope| scope.spawn(run).join());
+        ended.unwrap_or_else(|panic| resume_unwind(panic));
     }
 }
 
