@@ -21,10 +21,11 @@
 #     75 (EX_TEMPFAIL)     it could not be done at once (-n) or in time (-w SECONDS); nothing has
 #                          been sent or taken
 #
-# Ctrl-C ends each at once. SECONDS may have a fraction. All but ipc_ftok run in a subshell; all names
-# begin with ipc_ or _ipc_.
+# Ctrl-C ends each at once, and they end with the shell that has called them: what waits for a message
+# takes none once that is gone. SECONDS may have a fraction. All names begin with ipc_ or _ipc_.
 
-# The variables of a subshell are meant to end with it.
+# They run in a subshell, whose variables are meant to end with it, and not as the last command of the
+# function: some shells would make no process of their own for it then, whose parent is the caller.
 # shellcheck disable=SC2030,SC2031
 
 # ipc_send [-p PRIORITY | -t TYPE] [-n] [-w SECONDS] PATH [TEXT]
@@ -37,7 +38,12 @@
 # -t TYPE       in sysv/msg/: above 0, else 1
 # -n            does not wait
 # -w SECONDS    waits no longer, be it for standard input or for room in the queue
-ipc_send() (
+ipc_send() {
+	(_ipc_send "$@")
+	return
+}
+
+_ipc_send() {
 	ipc_me=ipc_send ipc_tag='' ipc_of='' ipc_limit='' OPTIND=1
 	set +e
 	while getopts :np:t:w: ipc_option; do
@@ -84,7 +90,7 @@ ipc_send() (
 		ipc_code=$?
 	}
 	exit "$ipc_code"
-)
+}
 
 # ipc_recv [-t TYPE] [-n] [-w SECONDS] PATH
 #
@@ -97,7 +103,12 @@ ipc_send() (
 # A message is lost only if dd, which takes it and prints it, is killed in between; the shell may be
 # killed at any time, but for -t without -w: there dd waits, and is left behind. Where messages of
 # other types are queued, -t with -w looks ten times a second. Of several who wait any may be served.
-ipc_recv() (
+ipc_recv() {
+	(_ipc_recv "$@")
+	return
+}
+
+_ipc_recv() {
 	ipc_me=ipc_recv ipc_type='' ipc_limit='' OPTIND=1
 	set +e
 	while getopts :nt:w: ipc_option; do
@@ -117,6 +128,7 @@ ipc_recv() (
 		exit
 	fi
 	# What waits takes nothing, and what takes does not wait, so that ending either loses nothing.
+	_ipc_born
 	_ipc_now
 	ipc_end=${ipc_limit:+$((ipc_now + ipc_limit))}
 	while :; do
@@ -129,9 +141,10 @@ ipc_recv() (
 			[ "$ipc_limit" -gt 0 ] || exit 75
 		}
 		_ipc_await || exit
+		! _ipc_orphaned || exit
 		[ -z "$ipc_type" ] || sleep 0.1
 	done
-)
+}
 
 # ipc_wait [-n] [-w SECONDS] PATH
 #
@@ -139,7 +152,12 @@ ipc_recv() (
 #
 # -n            does not wait: tells whether there is one
 # -w SECONDS    waits no longer
-ipc_wait() (
+ipc_wait() {
+	(_ipc_wait "$@")
+	return
+}
+
+_ipc_wait() {
 	ipc_me=ipc_wait ipc_limit='' OPTIND=1
 	set +e
 	while getopts :nw: ipc_option; do
@@ -158,7 +176,7 @@ ipc_wait() (
 	else
 		_ipc_await
 	fi
-)
+}
 
 # ipc_each [-d QUEUE] [-j DIRECTORY] [-n] [-r TIMES] [-t TYPE] [-w SECONDS] PATH COMMAND [ARGUMENT]...
 #
@@ -181,7 +199,12 @@ ipc_wait() (
 # -r TIMES      how often COMMAND is run again before it has failed, else never
 # -t TYPE       as for ipc_recv
 # -w SECONDS    ends once nothing has come for so long, with 0
-ipc_each() (
+ipc_each() {
+	(_ipc_each "$@")
+	return
+}
+
+_ipc_each() {
 	ipc_me=ipc_each ipc_dead='' ipc_journal='' ipc_limit='' ipc_retries=0 ipc_type='' ipc_errexit='' OPTIND=1
 	case $- in *e*) ipc_errexit=yes ;; esac
 	set +e
@@ -216,6 +239,7 @@ ipc_each() (
 	else
 		ipc_place=$(mktemp -d) || exit 69
 	fi
+	_ipc_born
 	_ipc_stat self
 	ipc_self=$ipc_pid.$ipc_started
 	ipc_claim=$ipc_place/$ipc_self
@@ -227,7 +251,7 @@ ipc_each() (
 	# What the shell itself has to say of processes that are killed.
 	exec 8>&2 2>/dev/null
 	ipc_code=0
-	while [ -z "$ipc_ending" ]; do
+	while [ -z "$ipc_ending" ] && ! _ipc_orphaned; do
 		_ipc_next
 		case $? in
 		0)
@@ -247,9 +271,12 @@ ipc_each() (
 		# As in ipc_recv.
 		_ipc_now
 		[ -n "$ipc_since" ] || ipc_since=$ipc_now
+		# It looks after its caller now and then.
+		ipc_limit=1000
 		if [ -n "$ipc_patience" ]; then
-			ipc_limit=$((ipc_since + ipc_patience - ipc_now))
-			[ "$ipc_limit" -gt 0 ] || break
+			ipc_left=$((ipc_since + ipc_patience - ipc_now))
+			[ "$ipc_left" -gt 0 ] || break
+			[ "$ipc_left" -gt 1000 ] || ipc_limit=$ipc_left
 		fi
 		_ipc_await_in_background
 		case $? in
@@ -270,7 +297,7 @@ ipc_each() (
 		kill -INT "${ipc_self%.*}"
 	}
 	exit "$ipc_code"
-)
+}
 
 # ipc_ftok PATH ID
 #
@@ -304,7 +331,12 @@ ipc_ftok() {
 #
 # -n            does not wait
 # -w SECONDS    waits no longer
-ipc_lock() (
+ipc_lock() {
+	(_ipc_lock "$@")
+	return
+}
+
+_ipc_lock() {
 	ipc_hold=hold ipc_seconds='' ipc_errexit='' OPTIND=1
 	case $- in *e*) ipc_errexit=yes ;; esac
 	set +e
@@ -334,11 +366,13 @@ ipc_lock() (
 		printf '%s\n' "ipc_lock: $ipc_mount/sem/$ipc_name: no such semaphore, or no permission to write it" >&2
 		exit 69
 	fi
+	_ipc_born
 	# That the open has failed or was ended, the exit status says.
 	exec 8>&2 2>/dev/null
 	ipc_code=75
 	if [ -z "$ipc_seconds" ] || [ "$ipc_hold" = tryhold ]; then
 		{
+			! _ipc_orphaned || exit
 			_ipc_run "$@"
 			ipc_code=$?
 		} 9<"$ipc_file"
@@ -366,6 +400,7 @@ ipc_lock() (
 		{
 			kill "$ipc_watchdog"
 			wait "$ipc_watchdog"
+			! _ipc_orphaned || exit
 			_ipc_run "$@"
 			ipc_code=$?
 		} 9<"$ipc_file"
@@ -375,7 +410,7 @@ ipc_lock() (
 	# 128 + SIGALRM.
 	[ "$ipc_code" -ne 142 ] || ipc_code=75
 	exit "$ipc_code"
-)
+}
 
 # What they share. The variables are those of the function's subshell.
 
@@ -389,6 +424,25 @@ _ipc_usage() {
 _ipc_fail() {
 	printf '%s: %s\n' "$ipc_me" "$1" >&2
 	return "${2:-69}"
+}
+
+# Who runs the function, $born, and who has called it, $caller.
+_ipc_born() {
+	read -r ipc_born _ </proc/self/stat
+	_ipc_parent
+	ipc_caller=$ipc_parent
+}
+
+_ipc_parent() {
+	read -r ipc_parent <"/proc/$ipc_born/stat"
+	ipc_parent=${ipc_parent##*) ? }
+	ipc_parent=${ipc_parent%% *}
+}
+
+# Whether the caller is gone.
+_ipc_orphaned() {
+	_ipc_parent
+	[ "$ipc_parent" != "$ipc_caller" ]
 }
 
 # Runs COMMAND under `set -e` if the caller is, with the standard error that is kept as 8.

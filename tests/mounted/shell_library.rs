@@ -207,11 +207,11 @@ fn who_is_killed_while_waiting_leaves_nobody_who_takes_a_message() {
             let script = format!("echo $$ > $SCRATCH/pid; {call}; :");
             let running = start(&world, shell, &script);
             eventually("it waits", || world.waiting() == 1);
-            // The shells alone, not what they have started.
-            world.run("pid=$(cat $SCRATCH/pid); kill -9 $pid $(pgrep -P $pid)");
-            assert_eq!(world.run("echo message > mq/q; timeout 5 cat mq/q"), "message\n");
-            assert_eq!(running.output().text(), "");
+            // Not what it has started.
+            world.run("kill -9 $(cat $SCRATCH/pid); echo message > mq/q");
             eventually("nobody waits", || world.waiting() == 0);
+            assert_eq!(running.output().text(), "");
+            assert_eq!(world.run("timeout 5 cat mq/q"), "message\n", "{shell}: {call}");
         }
     }
 }

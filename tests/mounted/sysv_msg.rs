@@ -404,17 +404,3 @@ fn the_key_that_ftok_makes() {
         world.fail(&format!("sh -c '. {library}; ipc_ftok {wrong}'"));
     }
 }
-
-#[test]
-fn the_cookbooks_msgtool_works_as_printed() {
-    let world = World::new();
-    let text =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cookbook.md")).unwrap();
-    let section = text.split("## msgtool").nth(1).unwrap();
-    let block = |language: &str| {
-        let start = section.split(&format!("```{language}\n")).nth(1).unwrap();
-        start.split("```").next().unwrap().to_owned()
-    };
-    assert_eq!(world.run(&format!("set -e\n{}", block("sh"))), block("text"));
-    assert_eq!(world.run("ls sysv/msg"), "");
-}

@@ -3,16 +3,29 @@
 //! A block ` ```console ` is a session: a line that starts with `$ ` is a command, `> ` goes on
 //! with it, and what follows is what it prints; `...` stands for any part of a line, alone on a line
 //! for any lines. The commands of a block share a shell, which starts in the mount with no objects there. A block ` ```sh ` is a
-//! script that has to succeed as a whole; a block ` ```text ` right behind it is what it prints.
-//! Blocks behind `<!-- fresh machine -->` are for `scripts/fresh-check`.
+//! script that has to succeed as a whole; a block ` ```text ` right behind it is what it prints. A
+//! block ` ```c ` is the file that a comment before it names: `<!-- jobsd.c -->`; the blocks behind
+//! it find it where they start. Behind `<!-- until Ctrl-C -->` is a script that goes on until then,
+//! and what it shows. Blocks behind `<!-- fresh machine -->` are for `scripts/fresh-check`.
+//!
+//! What is printed in a line of text is in [`spans`], what takes more than running it in [`recipes`].
+
+mod promises;
+mod recipes;
+mod spans;
+mod words;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
-use crate::common::{BINARY, World, python};
+use crate::common::{BINARY, Running, World, eventually, python};
 
 /// What `scripts/fresh-check` runs: it takes a machine of its own.
 const FRESH: &str = "<!-- fresh machine -->";
+/// What does not end by itself.
+const ENDLESS: &str = "<!-- until Ctrl-C -->";
 
 /// A fenced block.
 #[derive(Debug)]
@@ -113,7 +126,7 @@ fn prelude() -> String {
     let directory = |path: &Path| path.parent().unwrap().display().to_string();
     let (binary, python) = (directory(Path::new(BINARY)), directory(&python()));
     let default = "echo 8192 > /proc/sys/fs/mqueue/msgsize_default";
-    format!("exec 2>&1; PATH={binary}:{python}:$PATH; {default}\n")
+    format!("exec 2>&1; PATH={binary}:{python}:$PATH TERM=xterm; export TERM; {default}\n")
 }
 
 const MARK: char = '\u{1e}';
@@ -141,37 +154,126 @@ fn run_script(world: &World, place: &str, before: &str, script: &str, expected: 
     }
 }
 
-/// Runs all blocks of a file, each in a world of its own and behind the lines `before`.
-fn run_all(file: &str, before: &str, world: impl Fn() -> World) {
-    let blocks = blocks(&read(file));
-    let mut count = 0;
-    for (index, block) in blocks.iter().enumerate() {
-        let place = format!("{file}:{}", block.line);
-        let output = blocks.get(index + 1).filter(|next| next.language == "text");
-        let output = output.filter(|next| next.before == "```").map(|next| next.text.as_str());
-        // Shown if it hangs.
-        println!("{place}");
-        match block.language.as_str() {
-            _ if block.before == FRESH => continue,
-            "console" => run_session(&world(), &place, before, &block.text),
-            "sh" => run_script(&world(), &place, before, &block.text, output),
-            "text" | "c" => continue,
-            other => panic!("{place}: nobody tests a block of {other:?}"),
-        }
-        count += 1;
+/// Runs a script until it shows what it is to show, and then presses Ctrl-C.
+fn run_endless(world: &World, place: &str, before: &str, script: &str, expected: &str) {
+    let screen = world.scratch().join("screen");
+    let mut running = world.start(&format!("exec > {}; {}{before}{script}", screen.display(), prelude()));
+    // Blanks may be on the screen without having been printed.
+    let shows = |text: &str| {
+        let mut rest = text;
+        expected.split_whitespace().all(|word| {
+            let found = rest.split_once(word);
+            rest = found.map_or("", |(_, rest)| rest);
+            found.is_some()
+        })
+    };
+    eventually(&format!("{place}: {script} shows {expected}"), || {
+        shows(&String::from_utf8_lossy(&fs::read(&screen).unwrap_or_default()))
+    });
+    assert!(running.ended().is_none(), "{place}: {script} has ended by itself");
+    running.signal(libc::SIGINT);
+    running.wait();
+}
+
+/// A page whose blocks are run.
+struct Page {
+    file: &'static str,
+    /// What a script begins with.
+    before: &'static str,
+    /// Where it is run, and what runs there meanwhile.
+    world: fn() -> (World, Vec<Running>),
+}
+
+const README: Page = Page {
+    file: "README.md",
+    // It mounts by itself, on /mnt/ipc, where nobody else is to see it.
+    before: "trap 'cd /; umount -l /mnt/ipc' EXIT\n",
+    world: || {
+        let world = World::unmounted();
+        world.run("mount -t tmpfs tmpfs /mnt");
+        (world, Vec::new())
+    },
+};
+
+const SEMANTICS: Page = Page { file: "docs/semantics.md", before: "", world: || (World::new(), Vec::new()) };
+
+const COOKBOOK: Page = Page {
+    file: "docs/cookbook.md",
+    before: "cd $SCRATCH/home; export HOME=$PWD TMPDIR=$PWD\n",
+    world: recipes::world,
+};
+
+impl Page {
+    fn blocks(&self) -> Vec<Block> {
+        blocks(&read(self.file))
     }
-    assert!(count > 0, "{file} shows nothing");
+
+    /// Runs all blocks, each in a world of its own.
+    fn run(&self) {
+        let blocks = self.blocks();
+        let mut files: Vec<(&str, &str)> = Vec::new();
+        let mut count = 0;
+        for (index, block) in blocks.iter().enumerate() {
+            let place = format!("{}:{}", self.file, block.line);
+            let output = blocks.get(index + 1).filter(|next| next.language == "text");
+            let output = output.filter(|next| next.before == "```").map(|next| next.text.as_str());
+            // Shown if it hangs.
+            println!("{place}");
+            let Block { text, before, .. } = block;
+            match block.language.as_str() {
+                _ if before == FRESH => continue,
+                "sh" if before == ENDLESS => {
+                    let shown = output.unwrap_or_else(|| panic!("{place}: what does it show?"));
+                    self.apart(&files, |world| run_endless(world, &place, self.before, text, shown));
+                }
+                "sh" => {
+                    self.apart(&files, |world| run_script(world, &place, self.before, text, output));
+                }
+                "console" => {
+                    self.apart(&files, |world| run_session(world, &place, self.before, text));
+                }
+                "c" => {
+                    let name = before.strip_prefix("<!-- ");
+                    let name = name.and_then(|name| name.strip_suffix(" -->"));
+                    files.push((name.unwrap_or_else(|| panic!("{place}: its name?")), text));
+                    continue;
+                }
+                "text" if before == "```" => continue,
+                other => panic!("{place}: nobody tests a block of {other:?}"),
+            }
+            count += 1;
+        }
+        assert!(count > 0, "{} shows nothing", self.file);
+    }
+
+    /// Runs something in a world of its own, and in a thread: a thread's second world would be
+    /// within its first.
+    fn apart(&self, files: &[(&str, &str)], run: impl FnOnce(&World) + Send) {
+        let run = || {
+            let (world, _others) = (self.world)();
+            for (name, text) in files {
+                fs::write(world.scratch().join("home").join(name), text).unwrap();
+            }
+            run(&world);
+        };
+        let ended = thread::scope(|scope| scope.spawn(run).join());
+        ended.unwrap_or_else(|panic| resume_unwind(panic));
+    }
 }
 
 #[test]
 fn the_readme_shows_what_works_when_pasted() {
-    // It mounts by itself, on /mnt/ipc, where nobody else is to see it.
-    let before = "trap 'cd /; umount -l /mnt/ipc' EXIT\n";
-    run_all("README.md", before, || {
-        let world = World::unmounted();
-        world.run("mount -t tmpfs tmpfs /mnt");
-        world
-    });
+    README.run();
+}
+
+#[test]
+fn what_the_semantics_show_is_what_happens() {
+    SEMANTICS.run();
+}
+
+#[test]
+fn the_recipes_work_as_printed() {
+    COOKBOOK.run();
 }
 
 #[test]
@@ -183,33 +285,6 @@ fn the_two_commands_of_the_readme_are_there() {
     for command in commands {
         let script = command.split_whitespace().find(|word| word.contains('/')).unwrap();
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).exists(), "{command}");
-    }
-}
-
-#[test]
-fn what_the_semantics_show_is_what_happens() {
-    run_all("docs/semantics.md", "", World::new);
-}
-
-#[test]
-fn every_kind_is_in_the_readme_and_in_the_semantics() {
-    for kind in &ipcfs::kind::KINDS {
-        for file in ["README.md", "docs/semantics.md"] {
-            assert!(read(file).contains(&format!("`{}/", kind.path)), "{file}: {}", kind.path);
-        }
-    }
-}
-
-#[test]
-fn every_option_in_the_readme_is_one() {
-    let text = read("README.md");
-    let rows: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("| `-o ")).collect();
-    assert!(!rows.is_empty());
-    for row in rows {
-        let option = row.split('`').next().unwrap().replace("=N", "=1").replace("=PATH", "=/x");
-        for option in option.split(", ") {
-            ipcfs::cli::MountOptions::parse(option).unwrap();
-        }
     }
 }
 
