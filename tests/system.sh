@@ -40,8 +40,10 @@ if [ "${1-}" = --boot ]; then
 	rm -f "$root/usr/sbin/policy-rc.d"
 	: >"$root/etc/fstab"
 	: >"$root/etc/machine-id"
-	mkdir -p "$root/srv/ipcfs"
-	cp -R tests scripts systemd target/debian "$root/srv/ipcfs"
+	mkdir -p "$root/srv/ipcfs/target/release"
+	cp -R README.md CHANGELOG.md LICENSE docs tests scripts systemd "$root/srv/ipcfs"
+	cp -R target/debian target/manual "$root/srv/ipcfs/target"
+	cp target/release/ipcfs "$root/srv/ipcfs/target/release"
 	cd "$root"
 	mkdir -p old
 	pivot_root . old
@@ -170,7 +172,7 @@ as_tester() {
 
 useradd --uid 4242 --create-home --shell /bin/sh tester
 files >/tmp/before
-dpkg -i debian/*.deb
+dpkg -i target/debian/*.deb
 ipcfs -V
 ipcfs --check
 
@@ -297,16 +299,29 @@ dpkg -r ipcfs
 not mounted /mnt/ipc
 not pgrep -x ipcfs
 [ ! -e /usr/bin/ipcfs ]
-dpkg -i debian/*.deb
+dpkg -i target/debian/*.deb
 systemctl is-enabled ipcfs
 # An upgrade leaves alone what is mounted.
 systemctl start ipcfs
 pid=$(systemctl show --property=MainPID --value ipcfs)
-dpkg -i debian/*.deb
+dpkg -i target/debian/*.deb
 [ "$(systemctl show --property=MainPID --value ipcfs)" = "$pid" ]
 dpkg -P ipcfs
 not mounted /mnt/ipc
 files >/tmp/after
 diff /tmp/before /tmp/after
+
+# The same without the package.
+scripts/install --no-build
+systemctl enable --now ipcfs
+mounted /mnt/ipc
+use /mnt/ipc >/tmp/installed
+diff /tmp/by-hand /tmp/installed
+scripts/install --uninstall
+not mounted /mnt/ipc
+files >/tmp/after
+diff /tmp/before /tmp/after | grep '^[<>]' | while read -r _ path; do
+	[ -d "$path" ] || fail "$path has come or gone"
+done
 set +x
 echo "the package works"
