@@ -1,12 +1,11 @@
-//! Writes what is installed beside the binary to a directory: man pages, the shells' completions,
-//! mount(8)'s helper. `cargo run --release --example manual -- DIRECTORY`.
+//! Writes what is installed beside the binary to a directory: man pages and the shells'
+//! completions. `cargo run --release --example manual -- DIRECTORY`.
 //!
 //! Pages and completions are made from the command line's own description, so that they cannot
 //! differ from it.
 
 use std::error::Error;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
@@ -30,12 +29,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man/ipcfs.5");
     fs::copy(page, directory.join("ipcfs.5"))?;
-    // A package's helper, whose binary is /usr/bin/ipcfs; scripts/install makes its own.
-    let helper = directory.join("mount.ipcfs");
-    if helper.is_symlink() {
-        fs::remove_file(&helper)?;
-    }
-    symlink("../bin/ipcfs", &helper)?;
     Ok(())
 }
 
@@ -54,9 +47,20 @@ fn command_page() -> Result<Vec<u8>, Box<dyn Error>> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    let mut page: String = String::from_utf8(page)?.lines().map(fold).collect();
+    let mut page: String = String::from_utf8(page)?.lines().map(code).map(|it| fold(&it)).collect();
     page += SECTIONS;
     Ok(page.into_bytes())
+}
+
+/// What is between backquotes in the command's own description is bold in a manual page.
+fn code(line: &str) -> String {
+    let mut pieces = line.split('`');
+    let mut text: String = pieces.next().unwrap_or_default().into();
+    for (index, piece) in pieces.enumerate() {
+        text += if index % 2 == 0 { r"\fB" } else { r"\fR" };
+        text += piece;
+    }
+    text
 }
 
 /// Breaks a line of text, which roff(7) joins again; requests stay as they are.

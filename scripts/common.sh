@@ -133,9 +133,10 @@ need_test_tools() {
 	python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3 python3-venv"
 	python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \
 		2>/dev/null || packages="$packages python3-dev"
-	for tool in cc:gcc fusermount3:fuse3 jq shellcheck mandoc xxd busybox dash strace \
-		pgrep:procps unshare:util-linux setpriv:util-linux findmnt:util-linux mount \
-		useradd:passwd stress-ng; do
+	for tool in cc:gcc fusermount3:fuse3 jq shellcheck mandoc xxd busybox dash zsh fish strace \
+		pgrep:procps unshare:util-linux setpriv:util-linux findmnt:util-linux \
+		lsns:util-linux nsenter:util-linux runuser:util-linux mount useradd:passwd stress-ng \
+		systemd-analyze:systemd lintian dpkg-shlibdeps:dpkg-dev strip:binutils; do
 		have "${tool%:*}" || packages="$packages ${tool#*:}"
 	done
 	# shellcheck disable=SC2086 # a list of words

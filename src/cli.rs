@@ -53,7 +53,12 @@ pub struct Arguments {
     ipc_ns: Option<String>,
 
     /// What to show as the mount's source ("ipcfs" by default), and where to mount
-    #[arg(value_name = "MOUNTPOINT", required_unless_present = "check", num_args = 1..=2)]
+    #[arg(
+        value_name = "MOUNTPOINT",
+        required_unless_present = "check",
+        num_args = 1..=2,
+        value_hint = clap::ValueHint::DirPath
+    )]
     places: Vec<PathBuf>,
 }
 

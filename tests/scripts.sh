@@ -34,23 +34,52 @@ grep -q 'needs cargo 1.85 or newer.*rustup' "$work/output" || fail "$(cat "$work
 
 # Installed below a directory, everything works from there, and all of it can be taken away.
 scripts/install --destdir "$work/root" >"$work/output" 2>&1 || fail "$(cat "$work/output")"
+share=$work/root/usr/local/share
 PATH=$work/root/usr/local/bin:$PATH
 [ "$(ipcfs -V)" = "ipcfs $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)" ]
 [ "$(readlink "$work/root/usr/sbin/mount.ipcfs")" = /usr/local/bin/ipcfs ]
-mandoc -T lint -W warning "$work/root/usr/local/share/man/man5/ipcfs.5" \
-	"$work/root/usr/local/share/man/man8/ipcfs.8"
-bash -c '. "$0" && complete -p ipcfs >/dev/null' \
-	"$work/root/usr/local/share/bash-completion/completions/ipcfs"
+mandoc -T lint -W warning "$share/man/man5/ipcfs.5" "$share/man/man8/ipcfs.8" "$share/man/man8/mount.ipcfs.8"
+for file in ipcfs/ipcfs.sh doc/ipcfs/README.md doc/ipcfs/semantics.md doc/ipcfs/LICENSE; do
+	[ -s "$share/$file" ] || fail "$file is not installed"
+done
+
+# The shells complete the options, each by itself.
+options=$(ipcfs --help | sed -n 's/^ *\(-[a-z], \)\{0,1\}\(--[a-z-]*\).*/\2/p' | grep -vx -e --help -e --version)
+bash --norc -c '. "$0"; COMP_WORDS=(ipcfs --) COMP_CWORD=1; _ipcfs ipcfs -- ipcfs
+	printf "%s\n" "${COMPREPLY[@]}"' "$share/bash-completion/completions/ipcfs" >"$work/bash"
+# shellcheck disable=SC2016 # the other shell's
+fish --no-config -c 'source $argv; complete --do-complete "ipcfs --"' \
+	"$share/fish/vendor_completions.d/ipcfs.fish" >"$work/fish"
+# zsh has them in its line editor only: on a terminal, where a Tab is typed.
+# shellcheck disable=SC2016
+timeout 60 zsh -f -c '
+	zmodload zsh/zpty
+	zpty shell "TERM=dumb zsh -f -i"
+	zpty -w shell "fpath=($0 \$fpath); autoload -Uz compinit; compinit -D -u; LISTMAX=1000"
+	zpty -w shell "stty cols 200; print rea\"\"dy"
+	zpty -r -m shell seen "*ready*"
+	zpty -w -n shell "ipcfs --"$'"'\\t'"'
+	zpty -r -m shell seen "*--version*"
+	print -r -- "$seen"' "$share/zsh/site-functions" >"$work/zsh"
+for option in $options; do
+	for shell in bash zsh fish; do
+		grep -q -e "$option" "$work/$shell" || fail "$shell does not complete $option: $(cat "$work/$shell")"
+	done
+	grep -q "fB$(echo "$option" | sed 's/-/\\\\-/g')" "$share/man/man8/ipcfs.8" ||
+		fail "ipcfs.8 does not know $option"
+	grep -q -e "$option" README.md || [ "$option" = --foreground ] || [ "$option" = --debug ] ||
+		fail "README.md does not know $option"
+done
 
 # Every mount option is in the man page.
 ipcfs --help | tr -s ' \n' ' ' | sed 's/.*separated by commas: \(.*\), and what.*/\1/' |
-	tr -d '`' | tr ',' '\n' | while read -r option; do
-	grep -q "^.fB${option%%=*}" "$work/root/usr/local/share/man/man8/ipcfs.8" ||
-		fail "ipcfs.8 does not know -o $option"
+	tr ',' '\n' | while read -r option; do
+	grep -q "^.fB${option%%=*}" "$share/man/man8/ipcfs.8" || fail "ipcfs.8 does not know -o $option"
+	grep -q "^| .-o ${option%%=*}" README.md || fail "README.md does not know -o $option"
 done
 
 # As fstab and mount(8) do it: they look for ipcfs where the shell does without PATH.
-mount -t tmpfs tmpfs /usr/local
+mount -t tmpfs -o mode=755 tmpfs /usr/local
 mkdir /usr/local/bin
 ln -s "$work/root/usr/local/bin/ipcfs" /usr/local/bin/ipcfs
 mount -t fuse.ipcfs ipcfs "$work/mnt" -o mq_maxmsg=5,noexec
@@ -62,15 +91,28 @@ rm "$work/mnt/mq/queue"
 ! mount -o remount,ro "$work/mnt" 2>"$work/output" || fail "it is not to be remounted"
 umount "$work/mnt"
 
-# systemd: the units are sound, and the daemon says when the mount works.
-if command -v systemd-analyze >/dev/null; then
-	units=$work/root/usr/local/lib/systemd
-	sed -i "s|/usr/local/bin|$work/root&|" "$units/system/ipcfs.service" "$units/user/ipcfs.service"
-	systemd-analyze verify --man=no "$units/system/ipcfs.service" "$units/system/mnt-ipc.mount"
-	XDG_RUNTIME_DIR=$work systemd-analyze verify --man=no --user "$units/user/ipcfs.service"
-fi
+# systemd: the units are sound, and the service is confined as far as one that mounts can be.
+units=$work/root/usr/local/lib/systemd
+sed -i "s|/usr/local/bin|$work/root&|" "$units/system/ipcfs.service" "$units/user/ipcfs.service"
+systemd-analyze verify --man=no "$units/system/ipcfs.service" "$units/system/mnt-ipc.mount"
+XDG_RUNTIME_DIR=$work systemd-analyze verify --man=no --user "$units/user/ipcfs.service"
+systemd-analyze security --no-pager --offline=yes --threshold=50 systemd/ipcfs.service \
+	>"$work/output" || fail "$(cat "$work/output")"
 
 scripts/install --destdir "$work/root" --uninstall
 left=$(find "$work/root" ! -type d)
 [ -z "$left" ] || fail "left behind: $left"
+# Elsewhere.
+for prefix in /usr /opt/ipcfs; do
+	scripts/install --no-build --destdir "$work/root" --prefix "$prefix"
+	grep -q "^ExecStart=$prefix/bin/ipcfs " "$work/root$prefix/lib/systemd/system/ipcfs.service"
+	[ "$(readlink "$work/root/usr/sbin/mount.ipcfs")" = "$([ "$prefix" != /usr ] || echo /usr/bin/ipcfs)" ]
+	scripts/install --destdir "$work/root" --prefix "$prefix" --uninstall
+	left=$(find "$work/root" ! -type d)
+	[ -z "$left" ] || fail "left behind: $left"
+done
+# A user is told before anything is done.
+setpriv --reuid=4242 --regid=4242 --clear-groups scripts/install --no-build 2>"$work/output" &&
+	fail "a user has installed it for all"
+grep -q 'no permission to write to /usr/local; run it as root' "$work/output" || fail "$(cat "$work/output")"
 echo "the scripts work"
