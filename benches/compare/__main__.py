@@ -12,9 +12,24 @@ import sys
 import time
 from pathlib import Path
 
+from memory import pipes, shared_memory
+from objects import afterwards, daemon, listings
 from report import print_tables, write_markdown, write_svg
-from rows import SECTIONS
+from rows import anywhere, lines, requests, semaphores, shells
 from world import Bench, brief
+
+SECTIONS = [
+    requests,
+    anywhere,
+    shells,
+    lines,
+    semaphores,
+    shared_memory,
+    pipes,
+    daemon,
+    listings,
+    afterwards,
+]
 
 
 def rows_of(section, bench):

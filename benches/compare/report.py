@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 from xml.sax.saxutils import escape
 
 MIB = 1 << 20
@@ -27,7 +27,8 @@ class Row:
     unit: str = "ns"
     pinned: bool = False  # Client and servers on one processor.
     rounds: Optional[int] = None
-    note: str = ""  # What bounds it.
+    note: Union[str, Callable[[], str]] = ""  # What bounds it; a function finds it out afterwards.
+    plot: bool = False  # Drawn even though it has no goal.
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Result:
     peer: Optional[float] = None
     ratio: Optional[float] = None
     trouble: str = ""
+    note: str = ""
 
     @property
     def met(self):
@@ -93,6 +95,11 @@ def aligned(rows):
         yield "  ".join(cells).rstrip()
 
 
+def notes_of(results):
+    notes = [f"{result.row.name}: {result.note}." for result in results if result.note]
+    return dict.fromkeys(notes)
+
+
 def print_tables(sections):
     everything = [HEADINGS, *(result.cells() for _, results in sections for result in results)]
     lines_left = aligned(everything)
@@ -101,6 +108,8 @@ def print_tables(sections):
         print(f"\n{title}")
         for line in itertools.islice(lines_left, len(results)):
             print(line)
+        for note in notes_of(results):
+            print("*", note)
     goals = [result.met for _, results in sections for result in results if result.met is not None]
     print(f"\n{sum(goals)} of {len(goals)} goals met")
 
@@ -119,9 +128,12 @@ five times as fast. A goal is what the ratio (or, without a peer, the value) may
 
 * **no-op FUSE** is a file system that does nothing, written in C with libfuse 3's low-level
   interface, one thread, direct_io ([noop.c](../benches/peers/noop.c)): what FUSE costs at the
-  least. Like ipcfs it lets the kernel keep names and attributes for 0 s, since anybody may change
-  the objects at any time, and has no flush handler, so that the kernel sends both the same
-  requests.
+  least. It has ipcfs's shape, so that the kernel sends both the same requests: the kernel may keep
+  no names, since anybody may change the objects at any time, and attributes for the rest of a path
+  walk alone; it checks permissions itself; there is no flush handler. *With ipcfs's system calls* it
+  makes, besides, exactly those that ipcfs cannot do without, so that it shows what bounds ipcfs.
+* Where it says what something *costs*, that has been counted in the same run, after the times were
+  taken: requests and system calls by strace(1), context switches by the kernel, of the server alone.
 * *On one processor* means that the client and the servers share one. The time is then that of the
   work. Elsewhere the scheduler is free to put them on two, and on an idle virtual machine most of
   the time goes into waking the other one, up to ten times as much as the request itself; which of
@@ -161,10 +173,9 @@ def write_markdown(path, sections, notes, plotted):
         parts.append(f"## {title}\n")
         parts.append("| work | ipcfs | beside | peer | ratio | goal | |\n|---|--:|---|--:|--:|--:|---|")
         parts[-1] += "".join(f"\n| {' | '.join(result.cells())} |" for result in results) + "\n"
-        bounds = dict.fromkeys(
-            f"{result.row.name}: {result.row.note}." for result in results if result.row.note
-        )
-        parts.extend(f"{bound}\n" for bound in bounds)
+        notes = "".join(f"* {note}\n" for note in notes_of(results))
+        if notes:
+            parts.append(notes)
     if notes:
         parts.append("## Left out\n")
         parts.append("".join(f"* {note}\n" for note in notes))
@@ -177,7 +188,7 @@ def write_svg(path, sections):
         (title, result)
         for title, results in sections
         for result in results
-        if result.ratio is not None
+        if result.ratio is not None and (result.row.plot or result.row.goal is not None)
     ]
     width, left, line = 920, 430, 17
     low = min(0.5, *(result.ratio for _, result in bars))

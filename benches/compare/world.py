@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+from bounds import Cost
 from report import Result
 
 M = Path("/run/bench/ipc")  # ipcfs
 FORWARDED = Path("/run/bench/forwarded")  # ipcfs -o no_passthrough
-NOOP = Path("/run/bench/noop")
+NOOP_MOUNT, SAME_MOUNT = Path("/run/bench/noop"), Path("/run/bench/same")
+NOOP = NOOP_MOUNT / "dir"  # A no-op FUSE file system.
+SAME = SAME_MOUNT / "dir"  # Another, that makes ipcfs's system calls on the queue "q".
 TMPFS = Path("/run/bench/tmpfs")
 MQUEUE = Path("/run/bench/mqueue")
 KINDS = ["mq", "shm", "sem", "fifo", "sysv/msg", "sysv/sem", "sysv/shm"]
@@ -34,14 +37,14 @@ class Bench:
         self.processes = []
         self.kinds = set()
         self.notes = []
-        self.daemon = 0
+        self.daemon = self.noop = 0
 
     # Starting and ending.
 
     def set_up(self):
         for directory in ["/dev/shm", "/run"]:
             run("mount", "-t", "tmpfs", "tmpfs", directory)
-        for directory in [M, FORWARDED, NOOP, TMPFS, MQUEUE]:
+        for directory in [M, FORWARDED, NOOP_MOUNT, SAME_MOUNT, TMPFS, MQUEUE]:
             directory.mkdir(parents=True)
         run("mount", "-t", "mqueue", "none", MQUEUE)
         limits = {
@@ -54,9 +57,11 @@ class Bench:
         for name, value in limits.items():
             with contextlib.suppress(OSError):
                 Path("/proc/sys", name).write_text(value)
-        self.start(self.bin / "noop", "-n", "10000", NOOP)
+        self.noop = self.start(self.bin / "noop", "-n", "10000", NOOP_MOUNT).pid
+        self.start(self.bin / "noop", "-q", MQUEUE / "q", SAME_MOUNT)
         self.daemon = self.start_ipcfs(M)
-        self.wait_for_mount(NOOP)
+        self.wait_for_mount(NOOP_MOUNT)
+        self.wait_for_mount(SAME_MOUNT)
         for kind in KINDS:
             probe = M / kind / POSSIBLE_NAME.get(kind, "probe")
             try:
@@ -104,7 +109,7 @@ class Bench:
         return True
 
     def close(self):
-        for mountpoint in [FORWARDED, M, NOOP]:
+        for mountpoint in [FORWARDED, M, NOOP_MOUNT, SAME_MOUNT]:
             if os.path.ismount(mountpoint):
                 subprocess.run(["umount", "-l", mountpoint], check=False)
         for process in self.processes:
@@ -142,6 +147,10 @@ class Bench:
         start = time.perf_counter_ns()
         run(*words)
         return time.perf_counter_ns() - start
+
+    def cost(self, pid, work, times):
+        """What `work`, which is `times` operations, costs a server."""
+        return Cost(pid, work, times)
 
     # Queues: filled and emptied by the C interface.
 
@@ -201,13 +210,24 @@ class Bench:
                 for _ in range(row.rounds or self.rounds):
                     ours = row.ours()
                     pairs.append((ours, row.peer() if row.peer else None))
+                note = self.note_of(row)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             return Result(row, trouble=f"failed: {brief(error)}")
-        result = Result(row, ours=statistics.median(ours for ours, _ in pairs))
+        result = Result(row, ours=statistics.median(ours for ours, _ in pairs), note=note)
         if row.peer:
             result.peer = statistics.median(peer for _, peer in pairs)
             result.ratio = statistics.median(ours / peer for ours, peer in pairs)
         return result
+
+
+    @staticmethod
+    def note_of(row):
+        if not callable(row.note):
+            return row.note
+        try:
+            return row.note()
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            return f"what it costs could not be counted: {brief(error)}"
 
 
 def run(*command):

@@ -1,7 +1,8 @@
 /*
- * The clock of scripts/bench: measure WORK ARGUMENTS.., see the table at the end. Each work repeats
- * one operation for a bounded time and prints nanoseconds per operation (or what its line of the
- * table says). Filling and emptying queues goes on by the C interface with the clock stopped.
+ * The clock of scripts/bench: measure [-n TIMES] WORK ARGUMENTS.., see the table at the end. Each
+ * work repeats one operation for a bounded time, or TIMES times, and prints nanoseconds per operation
+ * (or what its line of the table says). Filling and emptying queues goes on by the C interface with
+ * the clock stopped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,13 +49,18 @@ static char buffer[1 << 20];
 
 /* ---- an operation, repeated ------------------------------------------------------------------ */
 
+static uint64_t exactly; /* How many times; 0 for as many as there is time for. */
+
 /* Does `step` in batches until `milliseconds` are over; `between` is called outside of the time. */
 static void repeat(long milliseconds, int batch, void (*step)(void), void (*between)(void))
 {
     uint64_t spent = 0, limit = milliseconds * 1000000ull, times = 0, real = now();
 
-    step();
-    while (spent < limit && now() - real < 4 * limit) {
+    if (!exactly)
+        step();
+    while (exactly ? times < exactly : spent < limit && now() - real < 4 * limit) {
+        if (exactly && exactly - times < (uint64_t)batch)
+            batch = exactly - times;
         if (between)
             between();
         uint64_t start = now();
@@ -198,6 +204,29 @@ static void work_stat(char **a)
 {
     path = a[0];
     repeat(atol(a[1]), BATCH, do_stat, NULL);
+}
+static void send_anew(void)
+{
+    empty_queue();
+    check(mq_send(queue, "message", 7, 0));
+}
+static void work_stat_at_work(char **a)
+{
+    path = a[0];
+    open_queue(a[2]);
+    repeat(atol(a[1]), BATCH, do_stat, send_anew);
+    empty_queue();
+}
+static void work_stat_at_rest(char **a)
+{
+    const struct timespec long_ago[2] = { { 1, 0 }, { 1, 0 } };
+
+    path = a[0];
+    open_queue(a[2]);
+    send_anew();
+    check(utimensat(AT_FDCWD, path, long_ago, 0));
+    repeat(atol(a[1]), BATCH, do_stat, NULL);
+    empty_queue();
 }
 static void work_mq_send(char **a)
 {
@@ -474,6 +503,8 @@ static const struct {
     { "read", 3, work_read, "FILE SIZE MS [QUEUE]: read up to end of file" },
     { "open-close", 2, work_open_close, "FILE MS" },
     { "stat", 2, work_stat, "FILE MS" },
+    { "stat-at-work", 3, work_stat_at_work, "FILE MS QUEUE: something has just been sent" },
+    { "stat-at-rest", 3, work_stat_at_rest, "FILE MS QUEUE: the last message was sent long ago" },
     { "mq-send", 3, work_mq_send, "QUEUE SIZE MS" },
     { "mq-receive", 3, work_mq_receive, "QUEUE SIZE MS" },
     { "words", 4, work_words, "FILE WORD WORD MS: write the two in turn; per write" },
@@ -496,12 +527,17 @@ static const struct {
 
 int main(int argc, char **argv)
 {
+    if (argc > 3 && strcmp(argv[1], "-n") == 0) {
+        exactly = strtoul(argv[2], NULL, 10);
+        argc -= 2;
+        argv += 2;
+    }
     for (size_t i = 0; i < sizeof works / sizeof *works; i++)
         if (argc - 2 >= works[i].least && strcmp(argv[1], works[i].name) == 0) {
             works[i].work(argv + 2);
             return 0;
         }
-    fprintf(stderr, "usage: %s WORK ARGUMENTS\n", argv[0]);
+    fprintf(stderr, "usage: measure [-n TIMES] WORK ARGUMENTS\n");
     for (size_t i = 0; i < sizeof works / sizeof *works; i++)
         fprintf(stderr, "  %-16s %s\n", works[i].name, works[i].about);
     return 2;

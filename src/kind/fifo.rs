@@ -39,6 +39,8 @@ pub const PROFILE: Profile = Profile {
 /// The names of the pipes.
 pub struct Pipes {
     dir: FsDir,
+    /// Whether an inode number tells a pipe from all that were there before.
+    counted: bool,
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
@@ -55,15 +57,23 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
     if foreign > 0 {
         log::warn!("fifo: {foreign} entries of the state directory are no FIFOs and are ignored");
     }
-    Ok(Arc::new(Pipes { dir }))
+    Ok(Arc::new(Pipes::new(dir)))
 }
 
 impl Pipes {
+    fn new(dir: FsDir) -> Self {
+        let counted = dir.counts_inodes();
+        Self { dir, counted }
+    }
+
     /// Pins the FIFO of that name; `ENOENT` for what is none.
     fn pin(&self, name: &[u8]) -> Result<(OwnedFd, Attr)> {
         match self.dir.pin(name) {
             Ok((pin, attr)) if attr.file_type == FileType::Fifo => {
-                let ident = sys::identity(&pin, attr.ident)?;
+                let ident = match self.counted {
+                    true => attr.ident,
+                    false => sys::identity(&pin, attr.ident)?,
+                };
                 Ok((pin, Attr { ident, size: 0, ..attr }))
             }
             Ok(_) => fail(Errno::ENOENT),
@@ -96,7 +106,10 @@ impl Dir for Pipes {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        Ok(self.pin(name)?.1)
+        if !self.counted {
+            return Ok(self.pin(name)?.1);
+        }
+        Ok(Attr { size: 0, ..self.dir.find(name, FileType::Fifo)? })
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -249,7 +262,7 @@ mod sys {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -268,7 +281,7 @@ mod tests {
     #[test]
     fn what_is_no_fifo_is_not_there() {
         let scratch = scratch("foreign");
-        let pipes = Pipes { dir: FsDir::within("/".as_ref(), &scratch).unwrap() };
+        let pipes = Pipes::new(FsDir::within("/".as_ref(), &scratch).unwrap());
         fs::write(scratch.join("file"), "kept").unwrap();
         symlink("/etc/passwd", scratch.join("link")).unwrap();
         pipes.create(me(), b"pipe", 0o600).unwrap();
@@ -286,8 +299,16 @@ mod tests {
 
     #[test]
     fn a_pipe_that_replaces_another_is_another() {
-        let scratch = scratch("again");
-        let pipes = Pipes { dir: FsDir::within("/".as_ref(), &scratch).unwrap() };
+        for on_tmpfs in [false, true] {
+            let scratch = if on_tmpfs { Path::new("/dev/shm") } else { &std::env::temp_dir() };
+            replace_again_and_again(&scratch.join(format!("ipcfs-fifo-{}", std::process::id())));
+        }
+    }
+
+    fn replace_again_and_again(scratch: &Path) {
+        let _ = fs::remove_dir_all(scratch);
+        fs::create_dir(scratch).unwrap();
+        let pipes = Pipes::new(FsDir::within("/".as_ref(), scratch).unwrap());
         let mut known = std::collections::HashSet::new();
         for _ in 0..100 {
             pipes.create(me(), b"pipe", 0o600).unwrap();

@@ -131,6 +131,20 @@ impl FsDir {
         Ok(attr(&stat))
     }
 
+    /// The same of a file of this type; `ENOENT` for any other. One call, where [`FsDir::pin`] takes
+    /// three: a listing asks for each name.
+    pub fn find(&self, name: &[u8], file_type: FileType) -> Result<Attr> {
+        let attr = self.stat(name)?;
+        if attr.file_type == file_type { Ok(attr) } else { fail(Errno::ENOENT) }
+    }
+
+    /// Whether it gives no inode number twice: tmpfs counts. Elsewhere that of a removed file may be
+    /// the next one's.
+    pub fn counts_inodes(&self) -> bool {
+        let kind = nix::sys::statfs::fstatfs(&self.fd).map(|stat| stat.filesystem_type());
+        kind.is_ok_and(|kind| kind == nix::sys::statfs::TMPFS_MAGIC)
+    }
+
     /// Everything in it but `.` and `..`.
     pub fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;

@@ -135,10 +135,8 @@ impl Dir for Segments {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        // One call instead of three: a listing asks for each name.
         check_name(name, Errno::ENOENT)?;
-        let attr = self.dir.stat(name)?;
-        if attr.file_type == FileType::Regular { Ok(attr) } else { fail(Errno::ENOENT) }
+        self.dir.find(name, FileType::Regular)
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {

@@ -28,6 +28,10 @@ pub fn deadline() -> Duration {
     Duration::from_secs(long(60, 600))
 }
 
+/// The daemon's threads when nothing waits: the first, the request loop, the one for signals and the
+/// one that ends waits.
+pub const THREADS: u64 = 4;
+
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Running, World, eventually, long};
+use crate::common::{Running, THREADS, World, eventually, long};
 
 /// What a blocked command may take to end after a signal.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -340,7 +340,7 @@ fn a_thousand_blocked_readers_get_one_message_each() {
     world.c("mq", &["many", "/q", "0", "1000"]);
     assert!(readers.wait().success());
     world.run("! [ -s mq/q ]");
-    eventually("the workers are gone", || world.daemon_status("Threads") <= 4);
+    eventually("the workers are gone", || world.daemon_status("Threads") == THREADS);
     let after = world.daemon_status("VmRSS");
     assert!(after < memory + 4 * 1024, "{memory} KiB before, {after} KiB after");
     eventually("the files are closed", || world.daemon_descriptors() <= descriptors);

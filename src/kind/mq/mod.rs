@@ -12,14 +12,17 @@
 //! message queue descriptor.
 
 mod cost;
+mod quiet;
 #[allow(unsafe_code)]
 mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
+use self::quiet::Quiet;
 use super::control::{self, Access, Control, ControlDir, Serve};
 use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
@@ -53,6 +56,7 @@ pub const PROFILE: Profile = Profile {
 pub struct Queues {
     dir: FsDir,
     options: Options,
+    quiet: Quiet,
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Kind>> {
@@ -67,7 +71,8 @@ fn open(options: &Options) -> Result<Arc<dyn Kind>> {
             )
         })?,
     };
-    Ok(Arc::new(Queues { dir: FsDir::new(dir), options: options.clone() }))
+    let (dir, quiet) = (FsDir::new(dir), Quiet::default());
+    Ok(Arc::new(Queues { dir, options: options.clone(), quiet }))
 }
 
 impl Kind for Queues {
@@ -192,9 +197,22 @@ impl Dir for Queues {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
+        if let Some(known) = self.quiet.recall(name) {
+            let attr = self.dir.stat(name);
+            match attr.as_ref().ok().and_then(|attr| known.size(attr)) {
+                Some(size) => return Ok(Attr { size, ..attr? }),
+                None => self.quiet.forget(name),
+            }
+        }
+        let time = SystemTime::now();
         let opened = self.dir.open(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
         match opened {
-            Ok(queue) => queue_attr(&queue),
+            Ok(queue) => {
+                let attr = queue_attr(&queue)?;
+                let again = || Some(fsdir::attr(&nix::sys::stat::fstat(&queue).ok()?));
+                self.quiet.learn(name, time, &attr, again);
+                Ok(attr)
+            }
             // A user's daemon may not open what is not theirs; the name can be seen all the same.
             Err(error) if error.errno() == Errno::EACCES => {
                 Ok(Attr { size: 0, ..self.dir.stat(name)? })

@@ -162,7 +162,8 @@ impl Dir for Semaphores {
     }
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
-        Ok(Attr { size: 0, blocks: 0, ..self.pin(name)?.1 })
+        let attr = self.dir.find(&file_name(name)?, FileType::Regular)?;
+        Ok(Attr { size: 0, blocks: 0, ..attr })
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {

@@ -1,6 +1,6 @@
 //! A handler that panics.
 
-use crate::common::{World, eventually};
+use crate::common::{THREADS, World, eventually};
 
 /// A handler and what makes the kernel call it; and whether who asked sees the error.
 #[cfg(debug_assertions)]
@@ -51,7 +51,7 @@ fn a_handler_that_panics_is_an_error_to_who_asked_and_to_nobody_else() {
     world.run(works);
     let settled = |world: &World| {
         eventually("nothing is under way", || world.waiting() == 0);
-        eventually("the workers are gone", || world.daemon_status("Threads") <= 3);
+        eventually("the workers are gone", || world.daemon_status("Threads") == THREADS);
         world.daemon_status("Threads")
     };
     let threads = settled(&world);

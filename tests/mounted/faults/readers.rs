@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{World, eventually, long};
+use crate::common::{THREADS, World, eventually, long};
 use crate::mq::crowd;
 
 #[test]
@@ -31,7 +31,7 @@ fn a_thousand_blocked_readers_are_killed_at_once_and_leave_nothing_behind() {
     assert!(took < long(Duration::from_secs(5), Duration::from_secs(1)), "{took:?}");
     world.run("echo still > mq/q");
     assert_eq!(world.run("cat mq/q"), "still\n");
-    eventually("the workers are gone", || world.daemon_status("Threads") <= 3);
+    eventually("the workers are gone", || world.daemon_status("Threads") == THREADS);
     eventually("the files are closed", || world.daemon_descriptors() <= descriptors);
     let after = world.daemon_status("VmRSS");
     assert!(after < memory + 4 * 1024, "{memory} KiB before, {after} KiB after");
