@@ -227,12 +227,12 @@ impl Page {
                 "sh" if before == ENDLESS => {
                     let shown = output.unwrap_or_else(|| panic!("{place}: what does it show?"));
                     self.apart(&files, |world| {
-                        run_endless(world, &place, self.before, text, shown)
+                        run_endless(world, &place, self.before, text, shown);
                     });
                 }
                 "sh" => {
                     self.apart(&files, |world| {
-                        run_script(world, &place, self.before, text, output)
+                        run_script(world, &place, self.before, text, output);
                     });
                 }
                 "console" => {
