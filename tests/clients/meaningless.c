@@ -1,7 +1,7 @@
 /* meaningless PATH...
  *
  * Does to each file what files are for and objects are not, and prints for each "PATH:" and what
- * came of it: OPERATION=ERRNO, or OPERATION=ok. What takes longer than a second is ended by an
+ * came of it: OPERATION=ERRNO, or OPERATION=ok. What takes longer than five seconds is ended by an
  * alarm. The current directory is the mount's.
  */
 #define _GNU_SOURCE
@@ -27,7 +27,7 @@ static void say(const char *what, long result)
 {
 	printf(" %s=%s", what, result < 0 ? strerrorname_np(errno) : "ok");
 	fflush(stdout);
-	alarm(1);
+	alarm(5);
 }
 
 /* A file of our own that holds a few bytes. */
@@ -83,13 +83,13 @@ static void touch(const volatile char *map)
 	fflush(stdout);
 	pid_t child = fork();
 	if (child == 0) {
-		alarm(1);
+		alarm(5);
 		(void)*map;
 		_exit(0);
 	}
 	waitpid(child, &status, 0);
 	printf(" mapped=%s", WIFSIGNALED(status) ? sigabbrev_np(WTERMSIG(status)) : "ok");
-	alarm(1);
+	alarm(5);
 }
 
 static void by_descriptor(int fd)
