@@ -134,6 +134,7 @@ five times as fast. A goal is what the ratio (or, without a peer, the value) may
   makes, besides, exactly those that ipcfs cannot do without, so that it shows what bounds ipcfs.
 * Where it says what something *costs*, that has been counted in the same run, after the times were
   taken: requests and system calls by strace(1), context switches by the kernel, of the server alone.
+* Listed are objects at rest: nothing has been sent to the queues for a second.
 * *On one processor* means that the client and the servers share one. The time is then that of the
   work. Elsewhere the scheduler is free to put them on two, and on an idle virtual machine most of
   the time goes into waking the other one, up to ten times as much as the request itself; which of
@@ -193,7 +194,7 @@ def write_svg(path, sections):
     width, left, line = 920, 430, 17
     low = min(0.5, *(result.ratio for _, result in bars))
     high = max(2.0, *(result.ratio for _, result in bars))
-    scale = (width - left - 70) / math.log(high / low)
+    scale = (width - left - 90) / math.log(high / low)
     at = lambda ratio: left + 30 + scale * math.log(ratio / low)
     out, y, last = [], 46, None
     for title, result in bars:
@@ -210,12 +211,12 @@ def write_svg(path, sections):
             f'<rect x="{min(one, end):.1f}" y="{y - 10}" width="{max(1, abs(end - one)):.1f}" '
             f'height="11" fill="{color}"/>'
         )
+        right = max(one, end)
         if result.row.goal is not None:
             goal = at(min(max(result.row.goal, low), high))
+            right = max(right, goal)
             out.append(f'<path d="M{goal:.1f} {y - 12}v15" stroke="#222" stroke-width="1.5"/>')
-        out.append(
-            f'<text x="{max(one, end) + 5:.1f}" y="{y}">{escape(show_ratio(result.ratio))}</text>'
-        )
+        out.append(f'<text x="{right + 5:.1f}" y="{y}">{escape(show_ratio(result.ratio))}</text>')
         y += line
     head = f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y + 10}">
 <style>text {{ font: 11px sans-serif; fill: #222 }} .name {{ text-anchor: end }} .title {{ font-weight: bold }}</style>
