@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{COOKBOOK, prelude, read};
-use crate::common::{DEADLINE, Running, World, eventually};
+use crate::common::{Running, World, deadline, eventually};
 
 /// The tree on /mnt/ipc, the library where scripts/install puts it, an empty directory `home`, and
 /// what recipes take for granted: files to fetch, a directory of the node exporter's, and `host`,
@@ -67,7 +67,7 @@ fn run_job_queue(world: &World, recipe: &str, with: bool) -> Vec<String> {
         if now > done {
             progress = Instant::now();
         }
-        assert!(progress.elapsed() < DEADLINE, "after {now} jobs and {kills} kills nothing goes on");
+        assert!(progress.elapsed() < deadline(), "after {now} jobs and {kills} kills nothing goes on");
         // Not the last ones: whom nothing comes to for so long is to end.
         if now >= done + 20 && now < JOBS {
             let workers = workers(&home);
