@@ -25,6 +25,8 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/ipc
+# Small queues: all of a user's count together.
+echo 1024 >/proc/sys/fs/mqueue/msgsize_default
 
 # run COMMAND: if the README has it.
 run() {
@@ -51,8 +53,7 @@ run 'scripts/install'
 ipcfs /mnt/ipc
 mounted ipcfs
 
-# What the text has between the command and its end.
-run 'mount -t ipcfs' 2>/dev/null || true
+grep -qF '`mount -t ipcfs`' README.md || fail "the README does not say: mount -t ipcfs"
 mount -t ipcfs ipcfs /mnt/ipc
 mounted 'mount -t ipcfs'
 
