@@ -28,10 +28,14 @@ mkdir /mnt/ipc
 # Small queues: all of a user's count together.
 echo 1024 >/proc/sys/fs/mqueue/msgsize_default
 
-# run COMMAND: if the README has it.
-run() {
+# What is to be run has to be in the README.
+printed() {
 	grep -qF "\`$1\`" README.md || fail "the README does not say: $1"
 	printf '==> %s\n' "$1"
+}
+
+run() {
+	printed "$1"
 	eval "$1"
 }
 
@@ -53,24 +57,26 @@ run 'scripts/install'
 ipcfs /mnt/ipc
 mounted ipcfs
 
-grep -qF '`mount -t ipcfs`' README.md || fail "the README does not say: mount -t ipcfs"
+printed 'mount -t ipcfs'
 mount -t ipcfs ipcfs /mnt/ipc
 mounted 'mount -t ipcfs'
 
 line='ipcfs  /mnt/ipc  fuse.ipcfs  defaults  0  0'
-grep -qF "\`$line\`" README.md || fail "the README has no line for fstab"
+printed "$line"
 grep -qxF "$line" docs/man/ipcfs.8.roff || fail "ipcfs.8 has another line for fstab"
 echo "$line" >>/etc/fstab
 mount /mnt/ipc
 mounted 'the line of /etc/fstab'
 
-# Without systemd what can be tried is that there is such a unit, and that it can be enabled.
+# Without systemd, that there is such a unit and that it can be enabled; not `--now`.
 export SYSTEMD_OFFLINE=1 HOME="$work/home"
-run 'systemctl enable --now ipcfs'
-run 'systemctl enable --now mnt-ipc.mount'
-run 'systemctl --user enable --now ipcfs'
-find /etc/systemd/system "$work/home" -name '*ipc*' -type l
+for command in 'systemctl enable --now ipcfs' 'systemctl enable --now mnt-ipc.mount' \
+	'systemctl --user enable --now ipcfs'; do
+	printed "$command"
+	eval "$(echo "$command" | sed 's/ --now//')"
+done
+find /etc/systemd/system "$HOME" -name '*ipc*' -type l | grep -c . | grep -qx 3 || fail "what is enabled?"
 
 run 'scripts/install --uninstall'
-! command -v ipcfs || fail "it is still there"
+[ ! -e /usr/local/bin/ipcfs ] || fail "it is still there"
 echo "the README works as printed"
