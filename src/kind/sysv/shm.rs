@@ -23,8 +23,8 @@
 //! (`proc_pid_map_files(5)`): the kernel maps it by itself, and reads it where the file is open for
 //! reading alone; what is written comes to the daemon, since the kernel would let the file grow
 //! beyond the segment. Large writes go by way of the attachment, with `process_vm_writev(2)`, which
-//! takes half as long as the file's write and does not end in a signal when there is no memory. Where
-//! the file is not to be had or the segment is one of huge pages, everything goes that way, and
+//! is somewhat faster than the file's write and does not end in a signal when there is no memory.
+//! Where the file is not to be had or the segment is one of huge pages, everything goes that way, and
 //! shared mappings through the mount are refused.
 
 use std::os::fd::{AsFd, OwnedFd};
