@@ -50,14 +50,14 @@ mod tests {
 
     #[allow(unsafe_code)]
     fn write(pieces: &[&[u8]]) -> Vec<u8> {
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
         let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let count = slices.len() as i32;
         // SAFETY: an `IoSlice` is an iovec, and they outlive the call.
         let written = unsafe { super::writev(writer.as_raw_fd(), slices.as_ptr().cast(), count) };
         drop(writer);
         let mut read = Vec::new();
-        reader.read_to_end(&mut read).unwrap();
+        std::fs::File::from(reader).read_to_end(&mut read).unwrap();
         assert_eq!(written, read.len() as isize);
         read
     }
