@@ -1,6 +1,8 @@
 //! A handler that panics.
 
-use crate::common::{THREADS, World, eventually};
+use crate::common::World;
+#[cfg(debug_assertions)]
+use crate::common::{THREADS, eventually};
 
 /// A handler and what makes the kernel call it; and whether who asked sees the error.
 #[cfg(debug_assertions)]
