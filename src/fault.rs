@@ -15,8 +15,12 @@ pub(crate) fn strike<T>(_part: &T, late: &str) {
     let Some(dir) = DIR.get_or_init(|| std::env::var_os("IPCFS_PANIC").map(PathBuf::from)) else {
         return;
     };
-    let parts = std::any::type_name::<T>().split("::");
-    let handler = parts.filter(|part| !part.starts_with('{')).last().unwrap_or_default();
+    // `ipcfs::fuse::requests::<impl fuser::Filesystem for ipcfs::fuse::Adapter>::read::{{closure}}`,
+    // perhaps as somebody's parameter.
+    let part = std::any::type_name::<T>().split_once("Filesystem");
+    let handler =
+        part.and_then(|(_, rest)| rest.split("::").skip_while(|word| !word.ends_with('>')).nth(1));
+    let handler = handler.unwrap_or_default();
     let name = format!("{handler}{late}");
     assert!(std::fs::remove_file(dir.join(&name)).is_err(), "{name} panics on purpose");
 }
