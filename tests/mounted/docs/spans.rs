@@ -89,7 +89,7 @@ fn spans(text: &str) -> BTreeSet<String> {
         !fence && !within
     });
     // A span may go on in the next line, but not in the next paragraph.
-    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let text = lines.fold(String::new(), |text, line| text + line + "\n");
     let paragraphs = text.split("\n\n");
     let odd = |paragraph: &str| {
         let pieces = paragraph.split('`').map(|piece| piece.replace('\n', " "));
@@ -188,11 +188,11 @@ fn examples(page: &str) -> Vec<String> {
     for line in text.lines() {
         match (&mut open, line) {
             (None, line) if line == ".EX" || line.starts_with(".Bd -literal") => {
-                open = Some(String::new())
+                open = Some(String::new());
             }
             (Some(_), ".EE" | ".Ed") => blocks.extend(open.take()),
             (Some(block), line) => {
-                *block += &format!("{}\n", line.replace("\\&", "").replace("\\-", "-"))
+                *block += &format!("{}\n", line.replace("\\&", "").replace("\\-", "-"));
             }
             // The next section.
             (None, line) if line.to_ascii_lowercase().starts_with(".sh") => break,
