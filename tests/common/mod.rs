@@ -348,18 +348,14 @@ impl Running {
     /// Waits for its end and returns what it printed.
     pub fn output(mut self) -> Output {
         let status = self.wait();
-        let take = |reader: &mut Option<thread::JoinHandle<Vec<u8>>>| {
-            reader.take().map_or_else(Vec::new, |reader| reader.join().unwrap())
-        };
-        let bytes = take(&mut self.stdout);
-        let errors = String::from_utf8_lossy(&take(&mut self.stderr)).into_owned();
+        let bytes = read_to_end(&mut self.stdout);
+        let errors = String::from_utf8_lossy(&read_to_end(&mut self.stderr)).into_owned();
         Output { status, bytes, errors }
     }
 
     /// Its standard error, once it has ended.
     pub fn errors(&mut self) -> String {
-        let bytes = self.stderr.take().map_or_else(Vec::new, |reader| reader.join().unwrap());
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&read_to_end(&mut self.stderr)).into_owned()
     }
 
     /// Whether it waits in a system call rather than running or having ended.
@@ -368,6 +364,13 @@ impl Running {
         let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
         matches!(state, Some("S" | "D"))
     }
+}
+
+/// What was printed, once nobody has the pipe any more: what a script has left behind may.
+fn read_to_end(reader: &mut Option<thread::JoinHandle<Vec<u8>>>) -> Vec<u8> {
+    let Some(reader) = reader.take() else { return Vec::new() };
+    eventually("its output ends", || reader.is_finished());
+    reader.join().unwrap()
 }
 
 impl Drop for Running {
