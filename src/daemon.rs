@@ -134,11 +134,23 @@ pub(crate) fn check_device() -> Result<(), Complaint> {
     }
 }
 
+/// What a user's mount needs; it is to go away again as well.
 pub(crate) fn check_fusermount() -> Result<PathBuf, Complaint> {
-    fusermount().ok_or_else(|| {
-        "fusermount3 is not installed, without which only root can mount; install the package fuse3"
-            .into()
-    })
+    let Some(fusermount) = fusermount() else {
+        return Err(
+            "fusermount3 is not installed, without which only root can mount; install the \
+                    package fuse3"
+                .into(),
+        );
+    };
+    if !Path::new("/etc/mtab").exists() {
+        return Err(
+            "there is no /etc/mtab, without which fusermount3 unmounts nothing; as root: ln \
+                    -s ../proc/self/mounts /etc/mtab"
+                .into(),
+        );
+    }
+    Ok(fusermount)
 }
 
 /// Takes away what a killed daemon has left at the mountpoint.

@@ -170,6 +170,15 @@ ctypes.CDLL(None).mq_open(b\"/one\", 0o102, 0o600, None)';",
             "low",
             "1 of 1; to raise it: sysctl fs.mqueue.queues_max=N",
         ),
+        (
+            "cp -r /proc/sys/fs/mqueue $SCRATCH; mount -t tmpfs tmpfs /proc/sys/fs
+             cp -r $SCRATCH/mqueue /proc/sys/fs; mkdir /proc/sys/fs/fuse
+             echo 60 > /proc/sys/fs/fuse/default_request_timeout; trap 'umount /proc/sys/fs' EXIT;",
+            "",
+            "request timeout",
+            "no",
+            "sysctl fs.fuse.default_request_timeout=0",
+        ),
         (without_fuse, "", "/dev/fuse", "FAIL", "modprobe fuse"),
     ] {
         let (found, status) = check(&world, before, arguments);
@@ -204,6 +213,12 @@ fn its_verdict_is_what_a_mount_does() {
         ("", user, "-o allow_other $SCRATCH/user/mnt", false),
         (user_allow, user, "-o allow_other $SCRATCH/user/mnt", true),
         (no_fusermount, user, "$SCRATCH/user/mnt", false),
+        (
+            "mount --bind $SCRATCH /etc; trap 'umount -l /etc' EXIT;",
+            user,
+            "$SCRATCH/user/mnt",
+            false,
+        ),
         (OTHERS_DEVICE, user, "$SCRATCH/user/mnt", false),
     ] {
         let script = format!(
