@@ -135,9 +135,10 @@ need_test_tools() {
 		2>/dev/null || packages="$packages python3-dev"
 	for tool in cc:gcc fusermount3:fuse3 jq shellcheck mandoc xxd busybox dash strace \
 		pgrep:procps unshare:util-linux setpriv:util-linux findmnt:util-linux mount \
-		useradd:passwd stress-ng; do
+		useradd:passwd stress-ng zsh curl ssh:openssh-client sshfs dropbear:dropbear-bin; do
 		have "${tool%:*}" || packages="$packages ${tool#*:}"
 	done
+	[ -e /usr/lib/sftp-server ] || packages="$packages openssh-sftp-server"
 	# shellcheck disable=SC2086 # a list of words
 	[ -z "$packages" ] || install_packages $packages libc6-dev ca-certificates
 	# fusermount3 reads it; a minimal system may not have it.

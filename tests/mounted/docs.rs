@@ -157,7 +157,8 @@ fn run_script(world: &World, place: &str, before: &str, script: &str, expected: 
 /// Runs a script until it shows what it is to show, and then presses Ctrl-C.
 fn run_endless(world: &World, place: &str, before: &str, script: &str, expected: &str) {
     let screen = world.scratch().join("screen");
-    let mut running = world.start(&format!("exec > {}; {}{before}{script}", screen.display(), prelude()));
+    let mut running =
+        world.start(&format!("exec > {}; {}{before}{script}", screen.display(), prelude()));
     // Blanks may be on the screen without having been printed.
     let shows = |text: &str| {
         let mut rest = text;
@@ -195,7 +196,8 @@ const README: Page = Page {
     },
 };
 
-const SEMANTICS: Page = Page { file: "docs/semantics.md", before: "", world: || (World::new(), Vec::new()) };
+const SEMANTICS: Page =
+    Page { file: "docs/semantics.md", before: "", world: || (World::new(), Vec::new()) };
 
 const COOKBOOK: Page = Page {
     file: "docs/cookbook.md",
@@ -224,10 +226,14 @@ impl Page {
                 _ if before == FRESH => continue,
                 "sh" if before == ENDLESS => {
                     let shown = output.unwrap_or_else(|| panic!("{place}: what does it show?"));
-                    self.apart(&files, |world| run_endless(world, &place, self.before, text, shown));
+                    self.apart(&files, |world| {
+                        run_endless(world, &place, self.before, text, shown);
+                    });
                 }
                 "sh" => {
-                    self.apart(&files, |world| run_script(world, &place, self.before, text, output));
+                    self.apart(&files, |world| {
+                        run_script(world, &place, self.before, text, output);
+                    });
                 }
                 "console" => {
                     self.apart(&files, |world| run_session(world, &place, self.before, text));

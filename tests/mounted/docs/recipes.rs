@@ -67,7 +67,10 @@ fn run_job_queue(world: &World, recipe: &str, with: bool) -> Vec<String> {
         if now > done {
             progress = Instant::now();
         }
-        assert!(progress.elapsed() < deadline(), "after {now} jobs and {kills} kills nothing goes on");
+        assert!(
+            progress.elapsed() < deadline(),
+            "after {now} jobs and {kills} kills nothing goes on"
+        );
         // Not the last ones: whom nothing comes to for so long is to end.
         if now >= done + 20 && now < JOBS {
             let workers = workers(&home);

@@ -21,7 +21,10 @@ const COMPLETED: &[(&str, &str)] = &[
     ("echo -N >", "echo 2 > sem/s; ! {} sem/s; echo -2 > sem/s; [ $(cat sem/s) = 0 ]"),
     ("echo 3 >", "{} sem/s; [ $(cat sem/s) = 3 ]"),
     ("echo 5 > /mnt/ipc/sem/downloads", "{}; [ $(cat sem/downloads) = 5 ]"),
-    ("echo \"0 -1, 1 +2\" >", "{SET}; echo '= 1 0 3' > sysv/sem/9; {} sysv/sem/9; [ \"$(cat sysv/sem/9)\" = '0 2 3' ]"),
+    (
+        "echo \"0 -1, 1 +2\" >",
+        "{SET}; echo '= 1 0 3' > sysv/sem/9; {} sysv/sem/9; [ \"$(cat sysv/sem/9)\" = '0 2 3' ]",
+    ),
     ("echo \"= 1 0 3\" >", "{SET}; {} sysv/sem/9; [ \"$(cat sysv/sem/9)\" = '1 0 3' ]"),
     ("echo \"2 = 5\" >", "{SET}; {} sysv/sem/9; [ \"$(cat sysv/sem/9)\" = '0 0 5' ]"),
     ("echo >", "{} mq/jobs; [ $(stat -c %s mq/jobs) = 7 ]"),
@@ -30,33 +33,52 @@ const COMPLETED: &[(&str, &str)] = &[
     ("head -c 9000", "rm mq/jobs; {} /dev/zero > mq/jobs; . ctl/mq/jobs/status; [ $curmsgs = 2 ]"),
     ("ipc_ftok PATH ID", "{LIBRARY}; ! {}; ipc_ftok /etc/hosts A"),
     ("ipc_lock -n", "{LIBRARY}; {} lock true"),
-    ("kill -9", "cat sem/none 2> /dev/null || true; rm mq/jobs; touch mq/jobs; cat mq/jobs & {} $!; ! wait $!"),
+    (
+        "kill -9",
+        "cat sem/none 2> /dev/null || true; rm mq/jobs; touch mq/jobs; cat mq/jobs & {} $!; ! wait $!",
+    ),
     ("ls -l", "{} mq | grep -q ' 6 .* jobs$'"),
     ("ln -s 0x4d2 sysv/msg/jobs", "{}; echo x > sysv/msg/jobs; ls sysv/msg | grep -qx 0x000004d2"),
     ("printf %s", "{} x > mq/jobs; [ $(stat -c %s mq/jobs) = 7 ]"),
     // Why it is not to be used: the time is over, and it waits.
-    ("read -t", "rm mq/jobs; touch mq/jobs; [ $(timeout 1.5 bash -c '{} 0.1 x < mq/jobs'; echo $?) = 124 ]"),
+    (
+        "read -t",
+        "rm mq/jobs; touch mq/jobs; [ $(timeout 1.5 bash -c '{} 0.1 x < mq/jobs'; echo $?) = 124 ]",
+    ),
     ("test -s", "{} mq/jobs"),
     ("truncate -s 0", "{} mq/jobs; [ $(stat -c %s mq/jobs) = 0 ]"),
-    ("truncate -s 64K F", "cd sysv/shm; F=0x77; ! {} 2> /dev/null; truncate -s 64K $F; [ $(stat -c %s $F) = 65536 ]"),
+    (
+        "truncate -s 64K F",
+        "cd sysv/shm; F=0x77; ! {} 2> /dev/null; truncate -s 64K $F; [ $(stat -c %s $F) = 65536 ]",
+    ),
     // F stands for a file.
     ("touch F", "cd mq; {}; [ -e F ]"),
     ("cat F", "cd sem; echo 3 > F; [ $({}) = 3 ]"),
     ("rm F", "cd sem; echo 3 > F; {}; ! [ -e F ]"),
     ("echo ... > F", "cd mq; {}; [ \"$(cat F)\" = ... ]"),
     // Of the mount itself.
-    ("fusermount3 -u", "mkdir $SCRATCH/own; ipcfs $SCRATCH/own; {} $SCRATCH/own; ! mountpoint -q $SCRATCH/own"),
+    (
+        "fusermount3 -u",
+        "mkdir $SCRATCH/own; ipcfs $SCRATCH/own; {} $SCRATCH/own; ! mountpoint -q $SCRATCH/own",
+    ),
     ("ipcfs [OPTIONS] [SOURCE] MOUNTPOINT", "ipcfs --help | grep -qF ' {}'"),
     ("[ -s there/mq/jobs ]", "cd /mnt; ln -s ipc there; {}; rm there"),
     // Goes on until Ctrl-C.
-    ("seq 9 >lines; cat lines", "cd ctl/mq/jobs; ! timeout 0.5 bash -c '{}' > ~/out; [ $(wc -l < ~/out) = 10 ]"),
+    (
+        "seq 9 >lines; cat lines",
+        "cd ctl/mq/jobs; ! timeout 0.5 bash -c '{}' > ~/out; [ $(wc -l < ~/out) = 10 ]",
+    ),
     // Said of the cookbook's examples, where they are run.
-    ("grep -vxFf done todo > /mnt/ipc/ctl/mq/jobs/lines", "cd ~; seq 3 > todo; seq 2 > done; {}; [ \"$(cat /mnt/ipc/ctl/mq/jobs/drain)\" = \"hello
-3\" ]"),
+    (
+        "grep -vxFf done todo > /mnt/ipc/ctl/mq/jobs/lines",
+        "cd ~; seq 3 > todo; seq 2 > done; {}; [ \"$(cat /mnt/ipc/ctl/mq/jobs/drain)\" = \"hello
+3\" ]",
+    ),
 ];
 
 /// What shells have built in, as far as it is used.
-const BUILTINS: &[&str] = &[".", "[", "cd", "echo", "exec", "kill", "printf", "read", "test", "trap", "umask", "wait"];
+const BUILTINS: &[&str] =
+    &[".", "[", "cd", "echo", "exec", "kill", "printf", "read", "test", "trap", "umask", "wait"];
 
 /// The code spans of a text, its blocks left out.
 fn spans(text: &str) -> BTreeSet<String> {
@@ -67,7 +89,7 @@ fn spans(text: &str) -> BTreeSet<String> {
         !fence && !within
     });
     // A span may go on in the next line, but not in the next paragraph.
-    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let text = lines.collect::<Vec<_>>().join("\n");
     let paragraphs = text.split("\n\n");
     let odd = |paragraph: &str| {
         let pieces = paragraph.split('`').map(|piece| piece.replace('\n', " "));
@@ -86,7 +108,8 @@ fn is_command(span: &str) -> bool {
         || first == "ipcfs"
         || first.starts_with("ipc_")
         || (first.starts_with("scripts/") && project.join(first).exists())
-        || (!first.contains('/') && path.split(':').any(|place| Path::new(place).join(first).is_file()))
+        || (!first.contains('/')
+            && path.split(':').any(|place| Path::new(place).join(first).is_file()))
 }
 
 /// Whether a script below tests/ has it.
@@ -109,7 +132,8 @@ fn run(world: &World, command: &str) {
     let before = format!("{}cd /mnt/ipc; echo hello > mq/jobs\n", COOKBOOK.before);
     println!("{command}");
     run_script(world, command, &before, &script, None);
-    world.run("cd /mnt/ipc; rm -f mq/* shm/* sem/* fifo/* sysv/*/0x* sysv/msg/jobs $SCRATCH/home/*");
+    world
+        .run("cd /mnt/ipc; rm -f mq/* shm/* sem/* fifo/* sysv/*/0x* sysv/msg/jobs $SCRATCH/home/*");
 }
 
 #[test]
@@ -123,7 +147,8 @@ fn the_commands_within_the_text_work() {
     // The tree's own pages print commands between two blanks, or behind a colon.
     for page in ["src/tree/readme.txt", "src/tree/readme-ctl.txt"] {
         let text = read(page);
-        let parts = text.lines().flat_map(|line| line.split("  ")).flat_map(|part| part.split(": "));
+        let parts =
+            text.lines().flat_map(|line| line.split("  ")).flat_map(|part| part.split(": "));
         let parts = parts.filter(|part| is_command(part) && part.contains(['/', '>', '[']));
         commands.extend(parts.map(|part| part.trim().to_owned()));
     }
@@ -150,7 +175,8 @@ fn lines_for_create_make_what_they_say() {
     assert!(lines.len() >= 6, "{lines:?}");
     let world = World::new();
     for line in lines {
-        world.run(&format!("echo '{line}' > ctl/create; ls -d {}", line.split(' ').next().unwrap()));
+        world
+            .run(&format!("echo '{line}' > ctl/create; ls -d {}", line.split(' ').next().unwrap()));
     }
 }
 
@@ -161,9 +187,13 @@ fn examples(page: &str) -> Vec<String> {
     let mut open: Option<String> = None;
     for line in text.lines() {
         match (&mut open, line) {
-            (None, line) if line == ".EX" || line.starts_with(".Bd -literal") => open = Some(String::new()),
+            (None, line) if line == ".EX" || line.starts_with(".Bd -literal") => {
+                open = Some(String::new());
+            }
             (Some(_), ".EE" | ".Ed") => blocks.extend(open.take()),
-            (Some(block), line) => *block += &format!("{}\n", line.replace("\\&", "").replace("\\-", "-")),
+            (Some(block), line) => {
+                *block += &format!("{}\n", line.replace("\\&", "").replace("\\-", "-"));
+            }
             // The next section.
             (None, line) if line.to_ascii_lowercase().starts_with(".sh") => break,
             (None, _) => {}
