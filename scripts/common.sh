@@ -136,9 +136,11 @@ need_test_tools() {
 	for tool in cc:gcc fusermount3:fuse3 jq shellcheck mandoc xxd busybox dash zsh fish strace \
 		pgrep:procps unshare:util-linux setpriv:util-linux findmnt:util-linux \
 		lsns:util-linux nsenter:util-linux runuser:util-linux mount useradd:passwd stress-ng \
-		systemd-analyze:systemd lintian dpkg-shlibdeps:dpkg-dev strip:binutils; do
+		systemd-analyze:systemd lintian dpkg-shlibdeps:dpkg-dev strip:binutils \
+		curl ssh:openssh-client sshfs dropbear:dropbear-bin; do
 		have "${tool%:*}" || packages="$packages ${tool#*:}"
 	done
+	[ -e /usr/lib/sftp-server ] || packages="$packages openssh-sftp-server"
 	# shellcheck disable=SC2086 # a list of words
 	[ -z "$packages" ] || install_packages $packages libc6-dev ca-certificates
 	# fusermount3 reads it; a minimal system may not have it.

@@ -205,10 +205,12 @@ fn who_is_killed_while_waiting_leaves_nobody_who_takes_a_message() {
     for shell in SHELLS {
         for call in ["ipc_recv mq/q", "ipc_recv -w 100 mq/q", "ipc_each mq/q cat"] {
             let script = format!("echo $$ > $SCRATCH/pid; {call}; :");
-            let running = start(&world, shell, &script);
+            let mut running = start(&world, shell, &script);
             eventually("it waits", || world.waiting() == 1);
             // Not what it has started.
-            world.run("kill -9 $(cat $SCRATCH/pid); echo message > mq/q");
+            world.run("kill -9 $(cat $SCRATCH/pid)");
+            running.wait();
+            world.run("echo message > mq/q");
             eventually("nobody waits", || world.waiting() == 0);
             assert_eq!(running.output().text(), "");
             assert_eq!(world.run("timeout 5 cat mq/q"), "message\n", "{shell}: {call}");

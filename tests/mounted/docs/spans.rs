@@ -89,7 +89,7 @@ fn spans(text: &str) -> BTreeSet<String> {
         !fence && !within
     });
     // A span may go on in the next line, but not in the next paragraph.
-    let text = lines.fold(String::new(), |text, line| text + line + "\n");
+    let text = lines.collect::<Vec<_>>().join("\n");
     let paragraphs = text.split("\n\n");
     let odd = |paragraph: &str| {
         let pieces = paragraph.split('`').map(|piece| piece.replace('\n', " "));
