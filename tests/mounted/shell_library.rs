@@ -100,14 +100,14 @@ fn a_queue_is_found_wherever_it_is_and_whatever_its_name_is() {
 fn the_exit_status_tells_what_was_not_to_be_had_from_what_cannot_be() {
     let world = World::new();
     world
-        .run("touch mq/q; echo 'mq/full maxmsg=1' > ctl/create; echo > mq/full; mkdir $SCRATCH/mq");
+        .run("touch mq/q; echo 'mq/full maxmsg=1' > ctl/create; echo > mq/full; mkdir $SCRATCH/mq; mkfifo $SCRATCH/pipe");
     for (calls, status) in [
         (["ipc_recv -n mq/q", "ipc_recv -w 0.1 mq/q", "ipc_wait -n mq/q"], 75),
         (["ipc_wait -w 0.1 mq/q", "ipc_send -n mq/full x", "ipc_send -w 0.1 mq/full x"], 75),
         (
             [
                 "ipc_send -n -p 3 mq/full ''",
-                "sleep 0.5 | ipc_send -w 0.1 mq/q",
+                "ipc_send -w 0.1 mq/q <> $SCRATCH/pipe",
                 "ipc_recv -w 0 mq/q",
             ],
             75,

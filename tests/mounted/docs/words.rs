@@ -88,7 +88,9 @@ fn options_are_the_same_on_the_command_line_and_wherever_they_are_listed() {
     // Whatever is called an option of ipcfs's in text is one.
     for page in PAGES {
         let text = read(page).replace("\\-", "-");
-        for option in between(&text, "ipcfs --", ' ').map(|rest| rest.split('`').next().unwrap()) {
+        for option in between(&text, "ipcfs --", ' ')
+            .map(|rest| rest.split(['`', '\\', '\n']).next().unwrap())
+        {
             let option = option.trim_end_matches(|end: char| !end.is_ascii_alphanumeric());
             assert!(help.contains(&format!("--{option}")), "{page}: --{option}");
         }
