@@ -53,7 +53,7 @@ fn start(world: &World, through: &str, package: &str, uid: u32) -> Running {
 /// The outcome of each test.
 fn outcomes(tests: Running) -> BTreeMap<String, String> {
     let output = tests.output();
-    assert!(output.status.success(), "{}", output.errors);
+    assert!(output.status.success(), "{}: {}", output.status, output.errors);
     let text = output.text();
     let lines = text.lines().map(|line| line.split_once('\t').expect("a test and its outcome"));
     lines.map(|(test, outcome)| (test.to_owned(), outcome.to_owned())).collect()
