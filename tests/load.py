@@ -572,7 +572,7 @@ def hostile_user():
             sys.stderr.flush()
         os._exit(status)
     _, status = os.waitpid(child, 0)
-    run('find /dev/shm -user $1 -delete', str(EVIL))
+    run('find /dev/shm -ignore_readdir_race -user $1 -delete', str(EVIL))
     for kind in ('mq', 'fifo', 'sysv/msg', 'sysv/sem', 'sysv/shm'):
         with os.scandir(kind.encode()) as entries:
             for entry in entries:
