@@ -52,9 +52,8 @@ pub fn mq_receive(queue: BorrowedFd<'_>, room: usize) -> Result<(u32, Vec<u8>)> 
     let (mut data, mut priority) = (vec![0; room], 0);
     let at = data.as_mut_ptr().cast();
     // SAFETY: there is as much room as said.
-    let length =
-        Errno::result(unsafe { libc::mq_receive(queue.as_raw_fd(), at, room, &raw mut priority) })?;
-    data.truncate(length as usize);
+    let length = unsafe { libc::mq_receive(queue.as_raw_fd(), at, room, &raw mut priority) };
+    data.truncate(Errno::result(length)? as usize);
     Ok((priority, data))
 }
 
