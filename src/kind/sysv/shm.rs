@@ -223,7 +223,12 @@ impl Object for Segment {
             let fresh = Fresh::new(Arc::clone(&self.kind), self.id, cx.caller);
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
         }
-        let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write)?;
+        let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write);
+        let file = file.map_err(|error| match error.errno() {
+            // Removed since then.
+            Errno::EINVAL | Errno::EIDRM => Errno::ESTALE.into(),
+            _ => error,
+        })?;
         // Only a write could make the segment's file grow.
         let passed = if how.write { Io::Mapped } else { Io::Passthrough };
         let io = file.file.clone().map_or(Io::Direct, passed);
