@@ -68,6 +68,17 @@ impl Error {
         self.errno == Errno::EAGAIN && self.again != Again::Never
     }
 
+    /// What it is to who looks for an object or at it: `ENOENT` where the object has gone in that
+    /// moment, which the System V calls say by `EIDRM`, or by `EINVAL` of an identifier that is not in
+    /// use any more.
+    #[must_use]
+    pub fn absent(self) -> Self {
+        match self.errno {
+            Errno::EINVAL | Errno::EIDRM => Self::new(Errno::ENOENT),
+            _ => self,
+        }
+    }
+
     /// Whether this is [`Error::deferred`].
     pub const fn is_deferred(&self) -> bool {
         matches!(self.again, Again::ByWorker)
@@ -115,6 +126,15 @@ mod tests {
         let io = io::Error::from_raw_os_error(libc::ENOSPC);
         assert_eq!(Error::from(io).errno(), Errno::ENOSPC);
         assert_eq!(Error::from(io::Error::other("no errno")).errno(), Errno::EIO);
+    }
+
+    #[test]
+    fn who_looks_at_what_has_gone_finds_nothing_and_other_errors_stay() {
+        for errno in [Errno::EINVAL, Errno::EIDRM, Errno::ENOENT] {
+            assert_eq!(Error::new(errno).absent().errno(), Errno::ENOENT);
+        }
+        assert_eq!(Error::because(Errno::EACCES, "no").absent().to_string(), "EACCES: no");
+        assert!(Error::deferred().absent().is_deferred());
     }
 
     #[test]

@@ -211,7 +211,8 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
             ident: number as u64,
             file_type: FileType::Regular,
         };
-        Ok(listed(&self.object)?.into_iter().map(entry).collect())
+        let numbers = listed(&self.object).map_err(Error::absent)?;
+        Ok(numbers.into_iter().map(entry).collect())
     }
 }
 
@@ -267,9 +268,11 @@ impl<T: Object> Object for ControlFile<T> {
         }
         let text = |text| Opened { handle: Arc::new(OpenText(text)), io: Io::Direct };
         match &self.control.serve {
-            Serve::Sh(show) => Ok(text(show(&self.object)?.sh())),
-            Serve::Json(show) => Ok(text(json_text(&show(&self.object)?.json()))),
-            Serve::Slow(show) => slow(cx, |cx| show(&self.object, cx)),
+            Serve::Sh(show) => Ok(text(show(&self.object).map_err(Error::absent)?.sh())),
+            Serve::Json(show) => {
+                Ok(text(json_text(&show(&self.object).map_err(Error::absent)?.json())))
+            }
+            Serve::Slow(show) => slow(cx, |cx| show(&self.object, cx).map_err(Error::absent)),
             Serve::Value { show, store } => {
                 let object = Arc::clone(&self.object);
                 let handle = OpenValue { object, show: *show, store: *store };
@@ -330,7 +333,8 @@ struct OpenValue<T> {
 
 impl<T: Object> Handle for OpenValue<T> {
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let text = format!("{}\n", (self.show)(&self.object)?).into_bytes();
+        let value = (self.show)(&self.object).map_err(Error::absent)?;
+        let text = format!("{value}\n").into_bytes();
         OpenText(text).read(cx, at, size, out)
     }
 

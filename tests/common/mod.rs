@@ -9,6 +9,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -253,6 +254,7 @@ fn device(path: &Path) -> u64 {
 fn separate() {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
+    use nix::sys::stat::{Mode, SFlag};
     let none: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC).expect("namespaces of its own");
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
@@ -260,6 +262,12 @@ fn separate() {
     for place in ["/dev/shm", "/run"] {
         mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).unwrap();
     }
+    // For everybody, as udev makes it; without udev it is root's alone.
+    let (own, device) = ("/run/fuse", "/dev/fuse");
+    let number = nix::sys::stat::stat(device).unwrap().st_rdev;
+    nix::sys::stat::mknod(own, SFlag::S_IFCHR, Mode::empty(), number).unwrap();
+    fs::set_permissions(own, fs::Permissions::from_mode(0o666)).unwrap();
+    mount(Some(own), device, none, MsFlags::MS_BIND, none).unwrap();
 }
 
 /// A process and its process group, killed when it is dropped.

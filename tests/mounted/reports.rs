@@ -174,11 +174,13 @@ for kind in ('mq', 'shm', 'sem', 'sysv/msg', 'sysv/sem', 'sysv/shm'):
         for name in ('churn%d' % i, '0x%08x' % (100 + i)):
             quick += ['ctl/%s/%s/status' % (kind, name), 'ctl/%s/%s/status.json' % (kind, name)]
             slow.append('ctl/%s/%s/users' % (kind, name))
+            if kind == 'sysv/sem': quick += ['ctl/sysv/sem/%s/%s/' % (name, d) for d in ('hold', 'tryhold')]
 daemon = int(os.environ['DAEMON'])
 def rss():
     return int(open('/proc/%d/status' % daemon).read().split('VmRSS:')[1].split()[0])
 def read(path):
     try:
+        if path[-1] == '/': return os.listdir(path)
         with open(path, 'rb') as f: return f.read()
     except FileNotFoundError:
         pass

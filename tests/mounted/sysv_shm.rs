@@ -177,7 +177,7 @@ fn without_passthrough_or_the_right_to_the_file_it_is_forwarded_and_not_mapped()
     let world = World::unmounted();
     let binary = crate::common::BINARY;
     let script = format!(
-        "cp {binary} $SCRATCH/ipcfs; chmod 755 $SCRATCH $SCRATCH/mnt $SCRATCH/ipcfs; chmod 666 /dev/fuse
+        "cp {binary} $SCRATCH/ipcfs; chmod 755 $SCRATCH $SCRATCH/mnt $SCRATCH/ipcfs
         cd /; export XDG_RUNTIME_DIR=$SCRATCH/run; mkdir -m 700 $SCRATCH/run; chown nobody $SCRATCH/run $SCRATCH/mnt
         setpriv --reuid=nobody --clear-groups $SCRATCH/ipcfs $M || exit
         cat > $SCRATCH/steps <<'EOF'

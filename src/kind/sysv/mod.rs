@@ -167,14 +167,6 @@ fn check_rights(perm: &libc::ipc_perm, caller: Caller, read: bool, write: bool) 
     rights::Rights::from(perm).check(caller, asked, asked)
 }
 
-/// What an object that has gone looks like to who looks for it.
-fn absent(error: Error) -> Error {
-    match error.errno() {
-        Errno::EINVAL | Errno::EIDRM => Errno::ENOENT.into(),
-        _ => error,
-    }
-}
-
 impl<F: Family> Dir for Objects<F> {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::directory(0, shared_mode()))
@@ -186,7 +178,7 @@ impl<F: Family> Dir for Objects<F> {
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
         match Name::parse(name) {
-            Some(name) => self.family.attr(self.find_id(name)?).map_err(absent),
+            Some(name) => self.family.attr(self.find_id(name)?).map_err(Error::absent),
             None => self.links.find(name),
         }
     }
@@ -231,7 +223,7 @@ impl<F: Family> Dir for Objects<F> {
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
         let Some(name) = Name::parse(name) else { return self.links.remove(caller, name) };
         let id = self.find_id(name)?;
-        caller.act(|| self.family.remove(id)).map_err(absent)
+        caller.act(|| self.family.remove(id)).map_err(Error::absent)
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {

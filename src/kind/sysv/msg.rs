@@ -197,7 +197,7 @@ impl Queue {
 
 impl Object for Queue {
     fn attr(&self) -> Result<Attr> {
-        self.kind.attr(self.id).map_err(super::absent)
+        self.kind.attr(self.id).map_err(Error::absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {

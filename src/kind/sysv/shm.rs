@@ -38,7 +38,7 @@ use nix::unistd::Whence;
 use super::actors::Actors;
 use super::fresh::Fresh;
 use super::rights::{self, Rights};
-use super::{Family, Objects, Times, absent, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -202,7 +202,7 @@ pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result
 
 impl Object for Segment {
     fn attr(&self) -> Result<Attr> {
-        self.kind.attr(self.id).map_err(absent)
+        self.kind.attr(self.id).map_err(Error::absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {

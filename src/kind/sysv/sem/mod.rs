@@ -239,7 +239,7 @@ impl Set {
 
 impl Object for Set {
     fn attr(&self) -> Result<Attr> {
-        self.kind.attr(self.id).map_err(super::absent)
+        self.kind.attr(self.id).map_err(Error::absent)
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
