@@ -53,21 +53,43 @@ impl Caller {
     }
 
     /// Whether the caller has been hit by a deadly signal: what is answered now, it will not see.
-    pub fn is_dying(self) -> bool {
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
-            return true;
-        };
-        let pending = |field: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
-            u64::from_str_radix(value.trim(), 16).unwrap_or(0)
-        };
-        // A deadly signal reaches each thread of the process as a pending SIGKILL
-        // (kernel/signal.c, complete_signal).
-        let kill = 1 << (libc::SIGKILL - 1);
-        (pending("SigPnd:") | pending("ShdPnd:")) & kill != 0
-            || status.contains("\nState:\tZ")
-            || status.contains("\nState:\tX")
+    ///
+    /// `None` where it is not to be seen (another pid namespace).
+    pub fn is_dying(self) -> Option<bool> {
+        if self.pid == 0 {
+            return None;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        Some(status.map_or(true, |status| is_deadly(&status)))
     }
+}
+
+/// Whether what /proc/PID/status shows is the end of the process.
+fn is_deadly(status: &str) -> bool {
+    let set = |field: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
+        u64::from_str_radix(value.trim(), 16).unwrap_or(0)
+    };
+    let bit = |signal: i32| 1_u64 << (signal - 1);
+    // These stop a process, or do nothing to it, unless they are caught.
+    let harmless = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    let harmless = harmless.into_iter().map(bit).sum::<u64>();
+    let kept_off = set("SigBlk:") | set("SigIgn:") | set("SigCgt:") | harmless;
+    // Most deadly signals reach each thread as a pending SIGKILL (kernel/signal.c, complete_signal);
+    // those that leave a core do not, nor do those of a traced process.
+    let deadly = bit(libc::SIGKILL) | !kept_off;
+    (set("SigPnd:") | set("ShdPnd:")) & deadly != 0
+        || status.contains("\nState:\tZ")
+        || status.contains("\nState:\tX")
 }
 
 /// Whether this process is root and therefore acts for others. Fixed at the first call.
@@ -193,8 +215,35 @@ mod tests {
     #[test]
     fn a_living_caller_is_not_dying_and_an_absent_one_is() {
         let me = Caller { uid: 0, gid: 0, pid: std::process::id() };
-        assert!(!me.is_dying());
-        assert!(Caller { pid: u32::MAX, ..me }.is_dying());
+        assert_eq!(me.is_dying(), Some(false));
+        assert_eq!(Caller { pid: u32::MAX, ..me }.is_dying(), Some(true));
+        assert_eq!(Caller { pid: 0, ..me }.is_dying(), None);
+    }
+
+    #[test]
+    fn a_pending_signal_is_deadly_unless_it_is_kept_off_or_harmless() {
+        let status = |state: &str, pending: u64, blocked: u64, ignored: u64, caught: u64| {
+            format!(
+                "Name:\tx\nState:\t{state}\nSigPnd:\t{:016x}\nShdPnd:\t{pending:016x}\n\
+                 SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n",
+                0
+            )
+        };
+        let bit = |signal: i32| 1_u64 << (signal - 1);
+        assert!(!is_deadly(&status("S (sleeping)", 0, 0, 0, 0)));
+        assert!(is_deadly(&status("Z (zombie)", 0, 0, 0, 0)));
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGQUIT, libc::SIGRTMAX()] {
+            let bit = bit(signal);
+            assert!(is_deadly(&status("S (sleeping)", bit, 0, 0, 0)), "{signal}");
+            let kept_off = [(bit, 0, 0), (0, bit, 0), (0, 0, bit)];
+            for (blocked, ignored, caught) in kept_off {
+                let deadly = is_deadly(&status("S (sleeping)", bit, blocked, ignored, caught));
+                assert_eq!(deadly, signal == libc::SIGKILL, "{signal}");
+            }
+        }
+        for signal in [libc::SIGCHLD, libc::SIGTSTP, libc::SIGCONT] {
+            assert!(!is_deadly(&status("T (stopped)", bit(signal), 0, 0, 0)), "{signal}");
+        }
     }
 
     #[test]

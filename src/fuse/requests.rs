@@ -260,10 +260,10 @@ impl Filesystem for Adapter {
         let ask = Ask::of("read", ino);
         safely(|| {
             let file = match self.tree.file(NodeId(ino.0), Fh(fh.0)) {
-                // A read of the page cache, for a private mapping: it would take a message that
-                // nobody has asked for. read(2) comes with an owner.
+                // A read for the page cache, by a private mapping, sendfile(2) or splice(2): it would
+                // take a message that nobody has asked for. read(2) comes with an owner.
                 Ok(file) if file.messages && lock_owner.is_none() => {
-                    return reply.error(fuser::Errno::EIO);
+                    return reply.error(fuser::Errno::EINVAL);
                 }
                 Ok(file) => file,
                 Err(error) => return self.refuse(request, &ask, reply, &error),
@@ -281,7 +281,9 @@ impl Filesystem for Adapter {
                         let Some(reply) = late.take() else { return };
                         match outcome {
                             Err(error) if out.is_empty() => reply.refuse(|| asked, &error),
-                            _ if flight.cancelled().is_some() && cx.caller.is_dying() => {
+                            // The signal may have come after what it waited for, and its interrupt
+                            // may still be on its way. Of whom cannot be seen the interrupt tells.
+                            _ if cx.caller.is_dying().unwrap_or(flight.cancelled().is_some()) => {
                                 // Answered first: giving back may have to wait for room.
                                 reply.error(fuser::Errno::EINTR);
                                 flight.finish();
