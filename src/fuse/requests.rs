@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
@@ -23,13 +24,22 @@ use crate::block::Flight;
 use crate::error::{Errno, Error};
 use crate::memory::free_later;
 use crate::tree::Tree;
-use crate::tree::handles::Fh;
+use crate::tree::handles::{Fh, OpenFile};
 use crate::tree::nodes::NodeId;
 use crate::vfs::{Change, Cx, DirEntry, FileType, Wait};
 
 thread_local! {
     /// What a request loop reads into.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Adapter {
+    /// To be called after a read or write: what somebody polls may have to be watched anew.
+    fn rearm(&self, file: &OpenFile, fh: FileHandle) {
+        if file.polled.load(Ordering::Relaxed) {
+            self.polls.rearm(file.opener.uid, Fh(fh.0), &file.handle);
+        }
+    }
 }
 
 impl Filesystem for Adapter {
@@ -273,7 +283,8 @@ impl Filesystem for Adapter {
             out.clear();
             match file.handle.read(&cx, offset, size, &mut out) {
                 Err(error) if out.is_empty() && is_to_wait(&error, &cx) => {
-                    self.wait(request, &ask, &error, reply, move |flight, late, asked| {
+                    let file = Arc::clone(&file);
+                    self.wait(request, &ask, error, reply, move |flight, late, asked| {
                         let cx = Cx { wait: Wait::Block, ..cx };
                         let mut out = Vec::new();
                         let outcome = flight
@@ -296,6 +307,7 @@ impl Filesystem for Adapter {
                 Err(error) if out.is_empty() => self.refuse(request, &ask, reply, &error),
                 _ => reply.data(&out),
             }
+            self.rearm(&file, fh);
             BUFFER.set(out);
         });
     }
@@ -325,8 +337,8 @@ impl Filesystem for Adapter {
             let mut done = 0;
             match file.handle.write(&cx, offset, data, &mut done) {
                 Err(error) if is_to_wait(&error, &cx) => {
-                    let data = data.to_vec();
-                    self.wait(request, &ask, &error, reply, move |flight, late, asked| {
+                    let (data, file) = (data.to_vec(), Arc::clone(&file));
+                    self.wait(request, &ask, error, reply, move |flight, late, asked| {
                         let cx = Cx { wait: Wait::Block, ..cx };
                         let outcome = flight
                             .until_cancelled(|| file.handle.write(&cx, offset, &data, &mut done));
@@ -340,6 +352,7 @@ impl Filesystem for Adapter {
                 Err(error) if done == 0 => self.refuse(request, &ask, reply, &error),
                 _ => reply.written(done as u32),
             }
+            self.rearm(&file, fh);
         });
     }
 
@@ -557,9 +570,13 @@ impl Filesystem for Adapter {
             Ok(file) => {
                 let events = events.bits() as i16;
                 let ready = file.handle.poll(events);
-                if ready == 0 && flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
-                    let (uid, handle) = (file.opener.uid, Arc::clone(&file.handle));
-                    self.polls.watch(uid, Fh(fh.0), handle, notifier, events);
+                if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
+                    file.polled.store(true, Ordering::Relaxed);
+                    let (uid, both) = (file.opener.uid, (events, ready));
+                    let watched = self.polls.watch(uid, Fh(fh.0), &file.handle, notifier, both);
+                    if let (0, Err(error)) = (ready, watched) {
+                        return self.refuse(request, &Ask::of("poll", ino), reply, &error);
+                    }
                 }
                 reply.poll(PollEvents::from_bits_retain(u32::from(ready as u16)));
             }

@@ -12,12 +12,12 @@ mod hold;
 pub mod lines;
 pub mod message;
 mod mq;
+mod rights;
 pub mod sem;
 pub mod shared;
 mod shm;
 mod state;
 pub mod sysv;
-mod tickets;
 mod value_text;
 
 use std::path::{Path, PathBuf};

@@ -325,3 +325,32 @@ print(outcomes or 'nothing')";
     let (net_admin, sys_module, sys_admin) = (1 << 12, 1 << 16, 1 << 21);
     assert_eq!(effective & (net_admin | sys_module | sys_admin), sys_admin, "{effective:x}");
 }
+
+#[test]
+fn who_may_write_alone_takes_no_message_by_truncating() {
+    let world = World::new();
+    world.run("printf 'mq/q mode=0622\nsysv/msg/7 mode=0622\n' > ctl/create; echo kept > mq/q; echo kept > sysv/msg/7");
+    let writer = "setpriv --reuid=4242 --regid=4242 --clear-groups";
+    for queue in ["mq/q", "sysv/msg/7"] {
+        world.run(&format!("{writer} sh -c 'echo more > {queue}'"));
+        let refused = world.fail(&format!("{writer} truncate -s 0 {queue}"));
+        assert!(refused.contains("Permission denied"), "{refused}");
+        assert_eq!(world.run(&format!("chmod 666 {queue}; cat {queue}")), "kept\n");
+        assert_eq!(
+            world.run(&format!("{writer} truncate -s 0 {queue}; stat -c %s {queue}")),
+            "0\n"
+        );
+    }
+}
+
+#[test]
+fn queues_are_charged_by_the_limit_of_a_program_that_changes_its_group() {
+    let world = World::alone();
+    // Such a program's limit nobody but a privileged process may ask the kernel for.
+    world.run("cp $(which touch) $SCRATCH/touch; chgrp 4243 $SCRATCH/touch; chmod 2755 $SCRATCH/touch $SCRATCH/..");
+    let user = "setpriv --reuid=4242 --regid=4242 --groups=4243 prlimit --msgqueue=0";
+    for program in ["touch", "$SCRATCH/touch"] {
+        let refused = world.fail(&format!("chmod 755 $SCRATCH; {user} {program} mq/q"));
+        assert!(refused.contains("Too many open files"), "{refused}");
+    }
+}

@@ -28,6 +28,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
+use super::rights::Rights;
 use super::{Attributes, Feature, Kind, Limit, Options, Profile, shared_mode, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -305,7 +306,10 @@ impl Object for Queue {
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard()?,
+            Some(0) => {
+                Rights::from(&Object::attr(self)?).check_taking(caller)?;
+                self.discard()?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,

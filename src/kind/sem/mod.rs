@@ -39,13 +39,13 @@ use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
-use super::tickets::Tickets;
 use super::value_text::ValueText;
 use super::{Attributes, Kind, Limit, Options, Profile, shared_directory};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
+use crate::tickets::Tickets;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
     Opened, Traces, Wait, Waits,

@@ -26,6 +26,7 @@ use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::MessageFile;
+use crate::kind::rights::Rights;
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
@@ -203,7 +204,10 @@ impl Object for Queue {
     fn change(&self, caller: Caller, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard(caller)?,
+            Some(0) => {
+                Rights::from(&sys::stat(self.id)?.msg_perm).check_taking(caller)?;
+                self.discard(caller)?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,

@@ -37,11 +37,11 @@ use nix::unistd::Whence;
 
 use super::actors::Actors;
 use super::fresh::Fresh;
-use super::rights::{self, Rights};
 use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::rights::{self, Rights};
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::memory::{HEAVY, free_later};
 use crate::quota::{Quota, Share};
