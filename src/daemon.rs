@@ -26,16 +26,11 @@ use crate::caller;
 use crate::cli::{Arguments, MountOptions};
 use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
-use crate::fuse::{Adapter, interrupt};
+use crate::fuse::{Adapter, interrupt, lanes};
 use crate::kind::Namespace;
 use crate::quota::Quota;
 use crate::tree::Tree;
 use crate::{check, journal, memory, monitor, notify, privilege, proc};
-
-/// Threads that serve requests. None of them ever waits, and a second one costs more than it gives:
-/// the kernel wakes both in turn, so that they take each other's processor and find each other's
-/// request gone, and answers overtake each other.
-const LOOPS: usize = 1;
 
 /// How long SIGTERM lets open files be closed before the daemon ends regardless.
 const GRACE: Duration = Duration::from_millis(300);
@@ -285,6 +280,11 @@ fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
         .stack_size(128 * 1024)
         .spawn(move || end_on_signal(&signals, &mountpoint, &blocker))
         .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
+    std::thread::Builder::new()
+        .name("watchdog".into())
+        .stack_size(128 * 1024)
+        .spawn(|| lanes::Lanes::get().watch())
+        .map_err(|error| format!("no thread is to be had: {}", sentence(&error)))?;
     serving.store(true, Ordering::SeqCst);
     ready();
     privilege::forbid_unneeded();
@@ -423,7 +423,7 @@ fn config(source: String, options: &MountOptions) -> Config {
     } else {
         SessionACL::Owner
     };
-    config.n_threads = Some(LOOPS);
+    config.n_threads = Some(lanes::THREADS);
     config
 }
 

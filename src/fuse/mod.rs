@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod interrupt;
+pub mod lanes;
 pub mod passthrough;
 mod poll;
 mod reply;
@@ -20,12 +21,13 @@ use fuser::{
     ReplyEntry, ReplyOpen, Request, TimeOrNow,
 };
 
+use self::lanes::Lanes;
 use self::passthrough::Passthrough;
 use self::poll::Polls;
 use self::reply::{Asked, Late, Refuse};
 use crate::block::{self, Blocker, Errand, Flight};
 use crate::caller::Caller;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::escape;
 use crate::fault;
 use crate::tree::nodes::NodeId;
@@ -159,7 +161,11 @@ impl Adapter {
             work(flight, late, asked);
         };
         // If there is no worker to be had, the reply says so when it is dropped.
-        let _ = self.blocker.submit(request.unique().0, request.uid(), errand, job);
+        let id = request.unique().0;
+        let _ = self.blocker.submit(id, request.uid(), errand, job);
+        if Lanes::get().was_interrupted(id) {
+            self.blocker.cancel(id, Errno::EINTR);
+        }
     }
 
     fn refuse<R: Refuse>(&self, request: &Request, ask: &Ask<'_>, reply: R, error: &Error) {
