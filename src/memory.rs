@@ -21,6 +21,14 @@ mod sys {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 
+    /// What is large is memory of its own: on the heap a large buffer that is hardly used costs as
+    /// much as there was free at its place, which has to be cleared (mallopt(3)).
+    pub(super) fn keep_large_apart() {
+        const LARGE: i32 = 1 << 20;
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+
     /// Gives what is free back to the kernel (`malloc_trim(3)`).
     pub(super) fn trim() {
         // SAFETY: malloc_trim may be called at any time by any thread.
@@ -31,6 +39,9 @@ mod sys {
 /// To be called once at the start.
 pub fn keep_small() {
     sys::one_arena();
+    sys::keep_large_apart();
+    // Of large buffers little is used: a huge page for each would be most of what the daemon has.
+    let _ = nix::sys::prctl::set_thp_disable(true);
 }
 
 /// To be called when a crowd has left: of workers, of nodes, of names.

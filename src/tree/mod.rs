@@ -321,12 +321,16 @@ impl Tree {
                 if !created {
                     object.check_rights(cx.caller, how.read, how.write)?;
                 }
-                object.open(cx, &how)
+                match object.open(cx, &how) {
+                    // What is there and cannot be opened would be looked up again for nothing.
+                    Err(error) if is_gone(&error) && object.attr().is_err() => fail(Errno::ESTALE),
+                    opened => opened,
+                }
             }
             Item::Dir(_) => fail(Errno::EISDIR),
             Item::Link(_) => fail(Errno::ELOOP),
         };
-        let opened = match open().map_err(looked_up_again) {
+        let opened = match open() {
             Err(error) if error.errno() == Errno::ESTALE => reopen().unwrap_or(Err(error)),
             opened => opened,
         };

@@ -347,7 +347,9 @@ fn who_may_write_alone_takes_no_message_by_truncating() {
 fn queues_are_charged_by_the_limit_of_a_program_that_changes_its_group() {
     let world = World::alone();
     // Such a program's limit nobody but a privileged process may ask the kernel for.
-    world.run("cp $(which touch) $SCRATCH/touch; chgrp 4243 $SCRATCH/touch; chmod 2755 $SCRATCH/touch $SCRATCH/..");
+    world.run(
+        "cp $(which touch) $SCRATCH/touch; chgrp 4243 $SCRATCH/touch; chmod 2755 $SCRATCH/touch",
+    );
     let user = "setpriv --reuid=4242 --regid=4242 --groups=4243 prlimit --msgqueue=0";
     for program in ["touch", "$SCRATCH/touch"] {
         let refused = world.fail(&format!("chmod 755 $SCRATCH; {user} {program} mq/q"));
