@@ -44,11 +44,14 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // `>` is to be told from an explicit truncate; a dead mount is to say so.
+        // `>` is to be told from an explicit truncate; a dead mount is to say so; and that there are no
+        // file capabilities is to be asked once, not at each write to shared memory. (What a write or
+        // a chown takes away with them, the set-ID bits, the real object loses by itself.)
         for wanted in [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ABORT_ERROR,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 log::warn!("this kernel's FUSE lacks {wanted:?}");
@@ -509,7 +512,9 @@ impl Filesystem for Adapter {
         reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
     }
 
-    // `ENOSYS` is remembered by the kernel, which says `EOPNOTSUPP` from then on.
+    // `ENOSYS` is remembered by the kernel, which says `EOPNOTSUPP` from then on. But of access control
+    // lists it would say that a file has none, rather than that there are no such things here, and ls
+    // would look up each name once more to ask.
     fn setxattr(
         &self,
         _request: &Request,
@@ -531,7 +536,7 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(fuser::Errno::EOPNOTSUPP);
     }
 
     fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {

@@ -356,3 +356,34 @@ fn queues_are_charged_by_the_limit_of_a_program_that_changes_its_group() {
         assert!(refused.contains("Too many open files"), "{refused}");
     }
 }
+
+#[test]
+fn nobody_waits_for_a_lock_that_another_user_holds() {
+    let world = World::new();
+    world.run("touch mq/q");
+    // Whoever allocates a file's memory holds its lock, for which a chmod waits.
+    let script = "import os, subprocess, time
+user = ['setpriv', '--reuid=4242', '--regid=4242', '--clear-groups']
+def blocks():
+    try: return os.stat('/dev/shm/big').st_blocks
+    except FileNotFoundError: return 0
+for size in ('1G', '2G', '4G'):
+    holder = subprocess.Popen(user + ['fallocate', '-l', size, '/dev/shm/big'])
+    while not blocks(): assert holder.poll() is None
+    waiter = subprocess.Popen(user + ['chmod', '600', 'shm/big'])
+    begin = time.monotonic()
+    while time.monotonic() < begin + 0.05 and waiter.poll() is None: time.sleep(0.001)
+    os.stat('mq/q')
+    subprocess.run(user + ['cat', 'README'], stdout=subprocess.DEVNULL, check=True)
+    waited = waiter.poll() is None and holder.poll() is None
+    # The user's own next request waits, and is given up for a signal.
+    other = subprocess.Popen(user + ['chmod', '644', 'shm/big'])
+    other.kill()
+    assert holder.wait() == 0 and waiter.wait() == 0
+    other.wait()
+    os.unlink('/dev/shm/big')
+    if waited: break
+else: raise Exception('nobody has waited')";
+    world.python(script);
+    world.run("ls -l shm; stat mq/q; touch shm/other");
+}
