@@ -106,7 +106,7 @@ fn what_the_options_say_is_taken_into_account() {
     assert_eq!(found["fifo"].0, "no");
     assert!(found["fifo"].1.contains("cannot be opened"), "{found:?}");
     let output = world.attempt(&format!("cd /; {BINARY} --check -o frobnicate"));
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
     // Another namespace's limits, and one that cannot be entered.
     let container = world.start("exec unshare --ipc --mount sleep 1000");
     eventually("it is there", || {
