@@ -140,6 +140,19 @@ pub struct MountOptions {
     pub kinds: Options,
 }
 
+/// The mount options that are ipcfs's own, those with a value with the `=`.
+pub const MOUNT_OPTIONS: [&str; 9] = [
+    "allow_other",
+    "ro",
+    "mq_maxmsg=",
+    "mq_msgsize=",
+    "fifo_dir=",
+    "link_dir=",
+    "max_handles=",
+    "max_blocked=",
+    "no_passthrough",
+];
+
 /// Options that mean something to mount(8) or that ipcfs does in any case, or that say nothing to a
 /// file system without inodes of its own. As to `nosymfollow`: the only links there are lead from a
 /// name to a key in the same directory.
@@ -363,6 +376,16 @@ mod tests {
         assert!(MountOptions::parse("mq_maxmsg").unwrap_err().contains("mq_maxmsg=N"));
         assert!(MountOptions::parse("ro=1").unwrap_err().contains("ro takes no value"));
         assert!(MountOptions::parse("defaults=x").unwrap_err().contains("takes no value"));
+    }
+
+    #[test]
+    fn the_help_lists_the_mount_options() {
+        let help = Arguments::command().render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let listed = help.split("commas: ").nth(1).unwrap().split(", and what").next().unwrap();
+        let names =
+            |option: &str| option.trim_end_matches(|end: char| end.is_uppercase()).to_owned();
+        assert_eq!(listed.split(", ").map(names).collect::<Vec<_>>(), MOUNT_OPTIONS);
     }
 
     #[test]

@@ -286,8 +286,7 @@ fn config(source: String, options: &MountOptions) -> Config {
 }
 
 fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
-    let text = error.to_string();
-    let text = text.trim();
+    let text = error.to_string().trim().replace('\n', " ");
     // Which fusermount3 says in words.
     let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
         || text.contains("Operation not permitted");

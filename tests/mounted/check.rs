@@ -36,10 +36,10 @@ const USER: &str = "
     chown -R 4242:4242 $SCRATCH/user";
 
 /// Runs the rest of the command line as that user.
-const AS_USER: &str = "TMPDIR=$SCRATCH/user XDG_RUNTIME_DIR=$SCRATCH/user/run setpriv --reuid=4242 \
+pub(super) const AS_USER: &str = "TMPDIR=$SCRATCH/user XDG_RUNTIME_DIR=$SCRATCH/user/run setpriv --reuid=4242 \
                        --regid=4242 --clear-groups";
 
-fn with_user(world: &World) {
+pub(super) fn with_user(world: &World) {
     world.run(&format!("cd /; IPCFS={BINARY}\n{USER}"));
 }
 

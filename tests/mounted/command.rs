@@ -1,5 +1,6 @@
 //! The command: mounting, its errors, its end.
 
+use crate::check::{AS_USER, with_user};
 use crate::common::{BINARY, World, eventually};
 
 #[test]
@@ -86,6 +87,42 @@ fn one_more_mount_at_the_same_place_is_said() {
     let world = World::unmounted();
     let printed = world.run(&format!("cd /; {BINARY} $M; {BINARY} $M 2>&1; umount $M; umount $M"));
     assert!(printed.contains("is mounted on") && printed.lines().count() == 1, "{printed}");
+}
+
+#[test]
+fn a_user_is_told_in_one_sentence_why_there_is_no_mount() {
+    let world = World::unmounted();
+    with_user(&world);
+    world.run(
+        "mkdir -m 1777 $SCRATCH/sticky; mkdir -m 755 $SCRATCH/roots; mkdir -m 700 $SCRATCH/closed
+         mkdir $SCRATCH/closed/mnt; mkdir -m 555 $SCRATCH/user/fixed
+         chown 4242 $SCRATCH/user/fixed $SCRATCH/closed/mnt",
+    );
+    let ipcfs = format!("cd /; {AS_USER} $SCRATCH/user/ipcfs");
+    for (place, complaint) in [
+        ("$SCRATCH/sticky", "which is not yours; give a directory of your own"),
+        ("$SCRATCH/roots", "which is not yours"),
+        ("$SCRATCH/closed/mnt", "no permission to reach"),
+        ("$SCRATCH/user/fixed", "give a directory of your own"),
+        ("$SCRATCH/user/none", "mkdir -p"),
+        ("-o mq_msgsize=1T $SCRATCH/user/mnt", "is not a number"),
+        ("-o allow_other $SCRATCH/user/mnt", "in /etc/fuse.conf"),
+    ] {
+        let error = world.fail(&format!("{ipcfs} {place}"));
+        assert!(error.starts_with("ipcfs: ") && error.contains(complaint), "{place}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    // What every user's mount does without is no warning; RUST_LOG=info tells.
+    let printed = world.run(&format!("{ipcfs} $SCRATCH/user/mnt 2>&1"));
+    assert!(!printed.contains("shared memory"), "{printed}");
+    let error = world.fail(&format!("{ipcfs} $SCRATCH/user/mnt"));
+    assert!(error.contains("is mounted on") && error.contains("fusermount3 -u"), "{error}");
+    world.run("umount $SCRATCH/user/mnt");
+    let script =
+        format!("cd /; RUST_LOG=info {AS_USER} $SCRATCH/user/ipcfs $SCRATCH/user/mnt 2>&1");
+    let printed = world.run(&script);
+    assert!(printed.contains("shared memory: forwarded by the daemon"), "{printed}");
+    world.run("umount $SCRATCH/user/mnt");
 }
 
 #[test]
