@@ -55,7 +55,7 @@ fn completions(shell: Shell) -> Result<(&'static str, String), Box<dyn Error>> {
     })
 }
 
-/// What clap_complete's script for bash lacks: directories for what is no option, and mount options
+/// What `clap_complete`'s script for bash lacks: directories for what is no option, and mount options
 /// behind a comma.
 fn bash(text: &str) -> Result<String, Box<dyn Error>> {
     let replace = |text: &str, from: &str, to: &str| match text.matches(from).count() {

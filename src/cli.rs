@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Log every request to standard error, unless RUST_LOG says what to log; implies -f
+    /// Log every request to standard error, unless `RUST_LOG` says what to log; implies -f
     #[arg(short, long)]
     pub debug: bool,
 
@@ -71,14 +71,9 @@ pub struct Arguments {
     )]
     places: Vec<PathBuf>,
 
-    /// Whether it is mount(8) that calls, by the name that it gives a helper.
-    #[arg(skip = is_helper(std::env::args_os().next()))]
-    helper: bool,
-}
-
-fn is_helper(command: Option<OsString>) -> bool {
-    let command = command.map(PathBuf::from).unwrap_or_default();
-    command.file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."))
+    /// The name by which the command has been called.
+    #[arg(skip = PathBuf::from(std::env::args_os().next().unwrap_or_default()))]
+    called: PathBuf,
 }
 
 impl Arguments {
@@ -95,14 +90,19 @@ impl Arguments {
         }
     }
 
+    /// Whether it is mount(8) that calls, by the name that it gives a helper.
+    fn is_helper(&self) -> bool {
+        self.called.file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."))
+    }
+
     /// Whether the daemon is not to go to the background.
     pub fn stays_in_foreground(&self) -> bool {
-        self.debug || (self.foreground && !self.helper)
+        self.debug || (self.foreground && !self.is_helper())
     }
 
     /// Whether nothing is to be mounted: `mount -f` calls its helper with that `-f` (mount(8)).
     pub fn is_fake(&self) -> bool {
-        self.foreground && self.helper
+        self.foreground && self.is_helper()
     }
 
     /// The mount namespace that mount(8) wants the mount in.
@@ -194,8 +194,8 @@ const IGNORED: &[&str] = &[
     "auto_unmount",
 ];
 
-/// Options with a value of which the same is true. The labels of SELinux are those of what a file
-/// system stores, which this one does not.
+/// Options with a value of which the same is true. Security labels are those of what a
+/// file system stores, which this one does not.
 const IGNORED_VALUES: &[&str] =
     &["fsname", "subtype", "comment", "user", "context", "fscontext", "defcontext", "rootcontext"];
 
@@ -284,7 +284,7 @@ impl MountOptions {
 }
 
 /// The options of a list. A comma parts them unless it is in a value that begins with a quotation
-/// mark and goes on to the next, as mount(8) has it for SELinux labels.
+/// mark and goes on to the next, as mount(8) has it for security labels.
 fn words(text: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut word = Vec::new();
@@ -413,15 +413,13 @@ mod tests {
 
     #[test]
     fn for_mount_it_is_a_helper() {
-        assert!(is_helper(Some("/usr/sbin/mount.ipcfs".into())));
-        assert!(!is_helper(Some("/usr/bin/ipcfs".into())) && !is_helper(None));
         let helper =
             ["mount.ipcfs", "ipcfs", "/mnt", "-sfnv", "-N", "12", "-o", "rw", "-t", "ipcfs"];
         let mut arguments = Arguments::try_parse_from(helper).unwrap();
         assert_eq!(arguments.mount_namespace(), Some("/proc/12/ns/mnt".into()));
-        for (helper, fake, foreground) in [(true, true, false), (false, false, true)] {
-            arguments.helper = helper;
-            assert_eq!((arguments.is_fake(), arguments.stays_in_foreground()), (fake, foreground));
+        for (called, helper) in [("/sbin/mount.ipcfs", true), ("/bin/ipcfs", false), ("", false)] {
+            arguments.called = called.into();
+            assert_eq!((arguments.is_fake(), arguments.stays_in_foreground()), (helper, !helper));
         }
     }
 
@@ -481,7 +479,7 @@ mod tests {
             let (words, each): (Vec<_>, Vec<_>) = options.into_iter().unzip();
             let mut all = MountOptions::default();
             each.into_iter().for_each(|one| all.add(one));
-            let together = MountOptions::parse(&words.join(","));
+            let together = MountOptions::parse(words.join(","));
             prop_assert_eq!(together.as_ref(), Ok(&all));
             // However many `-o` they are given by.
             let (first, second) = words.split_at(cut.index(words.len()));
@@ -497,7 +495,7 @@ mod tests {
         ) {
             let mut words: Vec<_> = options.into_iter().map(|(word, _)| word).collect();
             words.insert(place.index(words.len() + 1), wrong.clone());
-            let sentence = MountOptions::parse(&words.join(",")).unwrap_err();
+            let sentence = MountOptions::parse(words.join(",")).unwrap_err();
             let name = wrong.split('=').next().unwrap();
             prop_assert!(sentence.contains(name), "{sentence}");
         }

@@ -151,16 +151,11 @@ fn mounts(table: &mut File) -> Vec<Mount> {
 fn unescape(mut word: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     while let [first, rest @ ..] = word {
-        match word {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                word = rest;
-            }
-            _ => {
-                plain.push(*first);
-                word = rest;
-            }
-        }
+        let digits = rest.first_chunk().filter(|_| *first == b'\\');
+        let digits = digits.and_then(|digits: &[u8; 3]| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        word = if byte.is_some() { &rest[3..] } else { rest };
+        plain.push(byte.unwrap_or(*first));
     }
     plain
 }

@@ -50,8 +50,8 @@ impl Options {
     /// cannot. What they do not ask for a mount does without.
     pub fn check(&self) -> Result<()> {
         mq::check(self)?;
-        if self.fifo_dir.is_some() {
-            (fifo::PROFILE.open)(self).map_err(|error| of_option("fifo_dir", &error))?;
+        if let Some(directory) = &self.fifo_dir {
+            state::names(directory).map_err(|error| of_option("fifo_dir", &error))?;
         }
         if let Some(directory) = &self.link_dir {
             state::private(directory).map_err(|error| of_option("link_dir", &error))?;

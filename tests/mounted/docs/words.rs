@@ -120,7 +120,7 @@ fn mount_options_are_the_same_on_the_command_line_and_wherever_they_are_listed()
             Err(sentence) => assert!(takes_value && sentence.contains(&format!("\"{option}\""))),
         }
         if takes_value {
-            let wrong = MountOptions::parse(&format!("{option}="));
+            let wrong = MountOptions::parse(format!("{option}="));
             assert!(wrong.unwrap_err().contains(option.as_str()), "{option}");
         }
     }
