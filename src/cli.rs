@@ -270,9 +270,11 @@ impl MountOptions {
             "link_dir" => self.kinds.link_dir = Some(directory(name, value)?),
             "fifo_dir" => self.kinds.fifo_dir = Some(directory(name, value)?),
             "remount" => {
-                return Err("mount option remount: this is not possible; unmount it and mount it \
-                            again: umount MOUNTPOINT"
-                    .into());
+                return Err(
+                    "mount option remount: remounting is not possible; umount it and mount \
+                            it again"
+                        .into(),
+                );
             }
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
             _ if value.is_some() && IGNORED_VALUES.contains(&name) => {}

@@ -238,6 +238,7 @@ fn the_manual_page_of_the_tree_has_all_attributes_fields_limits_and_samples() {
     assert_eq!(lacking(&manual, ".Ss What create takes", attributes), none);
     let fields = words("cat ctl/*/*/status ctl/sysv/*/*/status | cut -d= -f1");
     assert_eq!(lacking(&manual, ".Ss Fields of status", fields), none);
+    world.run("[ -z \"$(cut -d= -f1 ctl/limits | sort | uniq -d)\" ]");
     let limits = words("sed 's/=.*//; s/_max$//' ctl/limits");
     assert_eq!(lacking(&manual, ".Ss Fields of limits", limits), none);
     let columns = words("head -n 1 ctl/summary");
