@@ -71,6 +71,24 @@ for option in $options; do
 		fail "README.md does not know $option"
 done
 
+# What mount(8) alone gives is not offered; the names of mount options are, in bash behind a comma as
+# well, and directories.
+# shellcheck disable=SC2016
+for word in - 'ro,' "$work/ro"; do
+	bash --norc -c '. "$0"; COMP_WORDS=(ipcfs -o "$1") COMP_CWORD=2
+		case $1 in -) _ipcfs ipcfs - ipcfs ;; ro,) _ipcfs ipcfs ro, -o ;; *) _ipcfs ipcfs "$1" ipcfs ;; esac
+		printf "%s\n" "${COMPREPLY[@]}"' "$share/bash-completion/completions/ipcfs" "$word"
+done >"$work/bash"
+! grep -qx -e -n -e -t -e -N "$work/bash" || fail "bash offers hidden options: $(cat "$work/bash")"
+grep -qx ro,fifo_dir= "$work/bash" || fail "bash completes no mount options: $(cat "$work/bash")"
+grep -qx "$work/root" "$work/bash" || fail "bash completes no directories: $(cat "$work/bash")"
+! grep -q -e '-n\[' -e '-t+' "$share/zsh/site-functions/_ipcfs" || fail "zsh offers hidden options"
+! grep -q -e '-s n ' -e '-s t ' "$share/fish/vendor_completions.d/ipcfs.fish" || fail "fish offers hidden options"
+# shellcheck disable=SC2016
+fish --no-config -c 'source $argv; complete --do-complete "ipcfs -o "' \
+	"$share/fish/vendor_completions.d/ipcfs.fish" | grep -q '^fifo_dir=' || fail "fish completes no mount options"
+grep -q 'fifo_dir=' "$share/zsh/site-functions/_ipcfs" || fail "zsh completes no mount options"
+
 # Every mount option is in the man page.
 ipcfs --help | tr -s ' \n' ' ' | sed 's/.*separated by commas: \(.*\), and what.*/\1/' |
 	tr ',' '\n' | while read -r option; do

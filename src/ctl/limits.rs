@@ -7,6 +7,9 @@ use crate::monitor;
 use crate::quota::Quota;
 use crate::status::Fields;
 
+/// What the kernel allows the daemon, and the daemon each user of it.
+const MAPPINGS: &str = "daemon_mappings";
+
 /// All limits, as they are for `caller`.
 pub(super) fn all(kinds: &Kinds, caller: Caller) -> Vec<Limit> {
     let mut limits: Vec<_> = kinds.iter().flat_map(|(_, kind)| kind.limits(caller)).collect();
@@ -25,7 +28,7 @@ pub fn own() -> Vec<Limit> {
     }
     // A request that waits is a thread, whose stack and its guard page are two mappings.
     let raise = "sysctl vm.max_map_count=N";
-    limits.extend(sysctl("vm/max_map_count").map(|max| Limit::each("daemon_mappings", max, raise)));
+    limits.extend(sysctl("vm/max_map_count").map(|max| Limit::each(MAPPINGS, max, raise)));
     limits
 }
 
@@ -42,7 +45,9 @@ fn quota(fields: Fields, name: &str, max: usize, used: usize) -> Fields {
 /// The limits, and how many requests are waiting and files are open.
 pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     let mut fields = Fields::default();
-    for Limit { name, max, used, .. } in all(kinds, caller) {
+    // Of the mappings there is a share for the reader, below.
+    let others = all(kinds, caller).into_iter().filter(|limit| limit.name != MAPPINGS);
+    for Limit { name, max, used, .. } in others {
         let most = format!("{name}_max");
         fields = match max {
             Some(max) => fields.number(&most, max),
@@ -64,5 +69,5 @@ pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
         fields = quota(fields, "daemon_listing_bytes", max, used);
     }
     let (max, used) = Quota::mappings().of(caller.uid);
-    quota(fields, "daemon_mappings", max, used)
+    quota(fields, MAPPINGS, max, used)
 }

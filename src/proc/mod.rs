@@ -157,7 +157,7 @@ fn descriptor(targets: &Targets, process: u32, descriptor: u32) -> Option<FileId
     if !targets.inodes.contains(&inode) {
         return None;
     }
-    sys::file_id(&format!("/proc/{process}/fd/{descriptor}"))
+    sys::file_id(Path::new(&format!("/proc/{process}/fd/{descriptor}")))
 }
 
 pub use sys::file_id;
@@ -165,12 +165,14 @@ pub use sys::file_id;
 #[allow(unsafe_code)]
 mod sys {
     use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
 
     use crate::vfs::FileId;
 
     /// What a path stands for, from what the kernel knows already: no file system is asked.
-    pub fn file_id(path: &str) -> Option<FileId> {
-        let path = CString::new(path).ok()?;
+    pub fn file_id(path: &Path) -> Option<FileId> {
+        let path = CString::new(path.as_os_str().as_bytes()).ok()?;
         // SAFETY: all zeroes is a valid statx, which the kernel fills in; the path ends with NUL.
         let stat = unsafe {
             let mut stat: libc::statx = std::mem::zeroed();

@@ -116,6 +116,30 @@ impl Kind for Queues {
     }
 }
 
+/// Whether queues of the size that the mount options say can be made: by a daemon that may pass the
+/// configured limits, up to the built-in ones (`mq_overview(7)`).
+pub(super) fn check(options: &Options) -> Result<()> {
+    let resource = caps::Capability::CAP_SYS_RESOURCE;
+    let raised = caps::has_cap(None, caps::CapSet::Effective, resource).unwrap_or(false);
+    for (name, value, file, built_in) in [
+        ("mq_maxmsg", options.mq_maxmsg, "msg_max", 65_536),
+        ("mq_msgsize", options.mq_msgsize, "msgsize_max", 16_777_216),
+    ] {
+        let Some(value) = value else { continue };
+        let most = if raised { built_in } else { sys::default(file).unwrap_or(built_in) };
+        if value > most {
+            let how = match raised {
+                true => "which is the kernel's own limit".into(),
+                false => format!("or have it raised: sysctl fs.mqueue.{file}=N"),
+            };
+            let sentence =
+                format!("mount option {name}: {value} is too much; give {most} at most, {how}");
+            return Err(Error::because(Errno::EINVAL, sentence));
+        }
+    }
+    Ok(())
+}
+
 /// What the caller may spend on queues; `None` for all they like.
 fn limit(caller: Caller) -> Option<u64> {
     // Root's queues are made by the daemon itself.

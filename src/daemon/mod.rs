@@ -1,13 +1,18 @@
 //! The daemon's life: into the background, mount, say that it works, wait, unmount.
 //!
-//! Next to the daemon runs a small guard process, which does nothing but wait for the daemon's end
-//! and unmounts what a killed daemon has left behind.
+//! Next to the daemon runs a small [`guard`] process, which does nothing but wait for the daemon's
+//! end and unmount what it has left behind.
+
+mod guard;
+mod limits;
+mod prepare;
+mod unmount;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,19 +20,21 @@ use std::time::Duration;
 use clap::Parser;
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::fcntl::OFlag;
-use nix::mount::{MntFlags, umount2};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Pid, pipe, setsid};
+use nix::unistd::{ForkResult, Pid, pipe2, setsid};
 
+use self::guard::Guard;
+use self::limits::open_descriptors;
+pub(crate) use self::limits::{patience, raise_limits};
+use self::prepare::sentence;
+pub(crate) use self::prepare::{Prepared, check_device, check_fusermount, enter};
+pub(crate) use self::unmount::unmount;
 use crate::block::Blocker;
 use crate::caller;
 use crate::cli::{Arguments, MountOptions};
-use crate::error::Errno;
 use crate::fuse::passthrough::Passthrough;
 use crate::fuse::{Adapter, interrupt, lanes};
-use crate::kind::Namespace;
 use crate::quota::Quota;
 use crate::tree::Tree;
 use crate::{check, journal, memory, monitor, notify, privilege, proc};
@@ -41,20 +48,28 @@ pub(crate) type Complaint = String;
 /// The command. Exit status 0 once the mount works, 1 if it does not, 2 for a wrong command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let foreground = arguments.foreground || arguments.debug;
-    let filter = if arguments.debug { "debug" } else { "warn" };
-    journal::start(filter);
-
-    let options = arguments.mount_options();
+    journal::start(arguments.debug);
+    let options = match arguments.mount_options() {
+        Ok(options) => options,
+        Err(complaint) => return complain(&complaint),
+    };
+    if arguments.is_fake() {
+        return ExitCode::SUCCESS;
+    }
     if arguments.check {
         return check::run(arguments.mountpoint(), arguments.source(), &options);
+    }
+    if let Some(namespace) = arguments.mount_namespace() {
+        if let Err(complaint) = prepare::enter_mounts(&namespace) {
+            return complain(&complaint);
+        }
     }
     let mountpoint = arguments.mountpoint().unwrap_or(Path::new(""));
     let prepared = match Prepared::new(mountpoint, arguments.source(), options) {
         Ok(prepared) => prepared,
         Err(complaint) => return complain(&complaint),
     };
-    if foreground {
+    if arguments.stays_in_foreground() {
         return match run(prepared, notify::ready) {
             Ok(()) => ExitCode::SUCCESS,
             Err(complaint) => complain(&complaint),
@@ -72,152 +87,11 @@ fn complain(complaint: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A mount whose requirements have been looked at.
-pub(crate) struct Prepared {
-    pub(crate) mountpoint: PathBuf,
-    source: String,
-    options: MountOptions,
-}
-
-impl Prepared {
-    pub(crate) fn new(
-        given: &Path,
-        source: String,
-        options: MountOptions,
-    ) -> Result<Self, Complaint> {
-        clear_dead_mount(given)?;
-        let mountpoint = match given.canonicalize() {
-            Ok(path) => path,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                return Err(format!(
-                    "{0} does not exist; make it first: mkdir -p {0}",
-                    given.display()
-                ));
-            }
-            Err(error) => return Err(format!("{}: {}", given.display(), sentence(&error))),
-        };
-        if !mountpoint.is_dir() {
-            return Err(format!("{} is not a directory; give one", given.display()));
-        }
-        check_device()?;
-        if !caller::privileged() {
-            check_fusermount()?;
-        }
-        Ok(Self { mountpoint, source, options })
-    }
-}
-
-pub(crate) fn sentence(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(raw) => Errno::from_raw(raw).desc().to_lowercase(),
-        None => error.to_string(),
-    }
-}
-
-pub(crate) fn check_device() -> Result<(), Complaint> {
-    match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "/dev/fuse is missing; load the \
-                kernel's FUSE module as root (modprobe fuse), or in a container pass the device in"
-                .into(),
-            Some(libc::EACCES | libc::EPERM) => "no permission to open /dev/fuse; ask the \
-                administrator for access to it, or run ipcfs as root"
-                .into(),
-            _ => format!("/dev/fuse cannot be opened: {}", sentence(&error)),
-        }),
-    }
-}
-
-/// What a user's mount needs; it is to go away again as well.
-pub(crate) fn check_fusermount() -> Result<PathBuf, Complaint> {
-    let Some(fusermount) = fusermount() else {
-        return Err(
-            "fusermount3 is not installed, without which only root can mount; install the \
-                    package fuse3"
-                .into(),
-        );
-    };
-    if !Path::new("/etc/mtab").exists() {
-        return Err(
-            "there is no /etc/mtab, without which fusermount3 unmounts nothing; as root: ln \
-                    -s ../proc/self/mounts /etc/mtab"
-                .into(),
-        );
-    }
-    Ok(fusermount)
-}
-
-/// Takes away what a killed daemon has left at the mountpoint.
-fn clear_dead_mount(mountpoint: &Path) -> Result<(), Complaint> {
-    // One on top of the other, if the guard was killed as well, several times.
-    for _ in 0..64 {
-        if !is_dead(mountpoint) {
-            return Ok(());
-        }
-        log::info!("{}: unmounting what a dead daemon has left", mountpoint.display());
-        if detach_dead(mountpoint).is_err() {
-            break;
-        }
-    }
-    if !is_dead(mountpoint) {
-        return Ok(());
-    }
-    Err(format!(
-        "{0} is the mount of a daemon that is dead; unmount it first: umount -l {0}",
-        mountpoint.display()
-    ))
-}
-
-fn is_dead(mountpoint: &Path) -> bool {
-    // The root's attributes may be cached; this is asked for each time.
-    matches!(nix::sys::statfs::statfs(mountpoint), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
-}
-
-/// Unmounts what is at the mountpoint if it is dead, and nothing that is mounted there meanwhile.
-fn detach_dead(mountpoint: &Path) -> Result<(), Errno> {
-    // A descriptor stands for one mount, whatever comes on top of it.
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let pin = nix::fcntl::open(mountpoint, flags, Mode::empty())?;
-    if !matches!(nix::sys::statfs::fstatfs(&pin), Err(Errno::ENOTCONN | Errno::ECONNABORTED)) {
-        return Ok(());
-    }
-    let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
-    match umount2(&*path, MntFlags::MNT_DETACH) {
-        Err(Errno::EPERM) => unmount(mountpoint, true),
-        done => done,
-    }
-}
-
-/// Unmounts, by way of fusermount3 where the rights are missing.
-pub(crate) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Errno> {
-    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    match umount2(mountpoint, flags) {
-        Err(Errno::EPERM) => {
-            let Some(fusermount) = fusermount() else { return Err(Errno::EPERM) };
-            let mut command = Command::new(fusermount);
-            command.arg("-u").arg("-q").args(lazy.then_some("-z")).arg("--").arg(mountpoint);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            match command.status() {
-                Ok(status) if status.success() => Ok(()),
-                _ => Err(Errno::EBUSY),
-            }
-        }
-        done => done,
-    }
-}
-
-/// Where fusermount3 is.
-fn fusermount() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<_> = std::env::split_paths(&path).collect();
-    places.extend(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
-    places.into_iter().map(|place| place.join("fusermount3")).find(|file| file.is_file())
-}
-
 /// Starts the daemon in the background; returns when it says that it works, or why not.
 fn background(prepared: Prepared) -> ExitCode {
-    let (reader, writer) = match pipe() {
+    // Whoever waits for a lock or for the end of a pipe does not wait for the daemon.
+    sys::close_from(3);
+    let (reader, writer) = match pipe2(OFlag::O_CLOEXEC) {
         Ok(ends) => ends,
         Err(errno) => return complain(&format!("no pipe is to be had: {}", errno.desc())),
     };
@@ -263,9 +137,11 @@ fn wait_until_ready(reader: OwnedFd, child: Pid) -> ExitCode {
 /// Mounts, calls `ready`, serves until it is unmounted.
 fn run(prepared: Prepared, ready: impl FnOnce()) -> Result<(), Complaint> {
     let asked = prepared.options.no_passthrough;
-    let Mounted { mountpoint, session, passthrough, blocker, serving, signals, .. } =
+    // The guard is to know of the daemon's end, which is that of all that is here.
+    let Mounted { mountpoint, session, passthrough, guard: _guard, blocker, serving, signals } =
         mount(prepared)?;
     report(passthrough, asked);
+    journal::release();
 
     // Before there are other threads, which have capabilities of their own.
     privilege::drop_unneeded();
@@ -298,7 +174,7 @@ pub(crate) struct Mounted {
     session: Session<Adapter>,
     /// Whether the kernel moves the data of shared memory, or why not.
     pub(crate) passthrough: crate::error::Result<()>,
-    pub(crate) guard: Arc<Guard>,
+    guard: Guard,
     blocker: Arc<Blocker>,
     serving: Arc<AtomicBool>,
     signals: SigSet,
@@ -307,9 +183,6 @@ pub(crate) struct Mounted {
 /// Mounts.
 pub(crate) fn mount(prepared: Prepared) -> Result<Mounted, Complaint> {
     let Prepared { mountpoint, source, options } = prepared;
-    if let Some(namespace) = &options.kinds.namespace {
-        enter(namespace)?;
-    }
     crate::born();
     crate::owner();
     memory::keep_small();
@@ -321,11 +194,14 @@ pub(crate) fn mount(prepared: Prepared) -> Result<Mounted, Complaint> {
     if options.flags.contains(&MountOption::RO) {
         crate::set_read_only();
     }
-    let descriptors = raise_limits();
+    let handles = Quota::handles(&options.limits, raise_limits(), open_descriptors());
+    limits::check_descriptors(&handles)?;
+    let refused =
+        |error: crate::error::Error| error.what().unwrap_or(error.errno().desc()).to_owned();
+    options.kinds.check().map_err(refused)?;
     let signals = block_signals();
-    let guard = Arc::new(Guard::start(&mountpoint)?);
+    let guard = Guard::start(&mountpoint)?;
 
-    let handles = Quota::handles(&options.limits, descriptors, open_descriptors());
     let tree = Arc::new(Tree::new(&options.kinds, handles));
     let blocker =
         Arc::new(Blocker::new(Quota::blocked(&options.limits), patience().map(|(wait, _)| wait)));
@@ -334,7 +210,7 @@ pub(crate) fn mount(prepared: Prepared) -> Result<Mounted, Complaint> {
     let notifier = Arc::new(OnceLock::new());
     let passthrough = Arc::new(Passthrough::new(!options.no_passthrough));
     let serving = Arc::new(AtomicBool::new(false));
-    let at_end = end_of_service(&serving, &guard, &blocker);
+    let at_end = end_of_service(&serving, &blocker);
     let adapter = Adapter::new(
         tree,
         Arc::clone(&blocker),
@@ -350,55 +226,37 @@ pub(crate) fn mount(prepared: Prepared) -> Result<Mounted, Complaint> {
             .into());
     }
     let _ = notifier.set(session.notifier());
-    if let Some(root) = mountpoint.to_str().and_then(proc::file_id) {
+    if let Some(root) = proc::file_id(&mountpoint) {
         monitor::get().set_device(root.device);
+        guard.watch(root.device);
     }
     let passthrough = passthrough.probe(session.as_fd());
     Ok(Mounted { mountpoint, session, passthrough, guard, blocker, serving, signals })
 }
 
-/// What is done once the mount is gone: the process ends here.
+/// What is done once the connection has ended: the process ends here. Where the mount is there
+/// still (`umount -f` of a busy one), the guard unmounts it.
 ///
 /// It must not come to the end of fuser's session, which unmounts what is at the mountpoint by
 /// then, another mount perhaps (fuser 0.18 takes a connection that has ended for a mount).
 fn end_of_service(
     serving: &Arc<AtomicBool>,
-    guard: &Arc<Guard>,
     blocker: &Arc<Blocker>,
 ) -> Arc<dyn Fn() + Send + Sync> {
-    let (serving, guard, blocker) = (Arc::clone(serving), Arc::clone(guard), Arc::clone(blocker));
+    let (serving, blocker) = (Arc::clone(serving), Arc::clone(blocker));
     Arc::new(move || {
         if serving.load(Ordering::SeqCst) {
-            guard.dismiss();
             blocker.close();
             std::process::exit(0);
         }
     })
 }
 
-/// Enters an IPC namespace, for good; before there are threads, which would stay outside.
-pub(crate) fn enter(namespace: &Namespace) -> Result<(), Complaint> {
-    let path = namespace.file.display();
-    let refused = || format!("no permission to enter the IPC namespace {path}; be root there");
-    let file = File::open(&namespace.file).map_err(|error| match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => refused(),
-        _ => format!(
-            "the IPC namespace {path} cannot be opened: {}; is the process there?",
-            sentence(&error)
-        ),
-    })?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWIPC).map_err(|errno| match errno {
-        Errno::EPERM => refused(),
-        Errno::EINVAL => {
-            format!("{path} is no IPC namespace; give a process id or /proc/PID/ns/ipc")
-        }
-        errno => format!("the IPC namespace {path} cannot be entered: {}", errno.desc()),
-    })
-}
-
-/// Says who moves the data of shared memory; one who has not asked for it is told aloud.
+/// Says who moves the data of shared memory; root, who could have it otherwise and has not asked
+/// for this, is told aloud.
 fn report(passthrough: crate::error::Result<()>, asked: bool) {
-    let level = if asked { log::Level::Info } else { log::Level::Warn };
+    let expected = asked || !caller::privileged();
+    let level = if expected { log::Level::Info } else { log::Level::Warn };
     match passthrough {
         Ok(()) => log::info!("shared memory: the kernel's passthrough"),
         Err(error) => log::log!(
@@ -428,8 +286,7 @@ fn config(source: String, options: &MountOptions) -> Config {
 }
 
 fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
-    let text = error.to_string();
-    let text = text.trim();
+    let text = error.to_string().trim().replace('\n', " ");
     // Which fusermount3 says in words.
     let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
         || text.contains("Operation not permitted");
@@ -449,47 +306,6 @@ fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
         ),
         false => format!("mounting on {place} has failed: {text}"),
     }
-}
-
-/// As many descriptors and queues, and as large files, as the administrator permits.
-///
-/// Returns how many descriptors that is.
-pub(crate) fn raise_limits() -> u64 {
-    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MSGQUEUE, Resource::RLIMIT_FSIZE] {
-        if let Ok((soft, hard)) = getrlimit(resource) {
-            let unlimited = libc::RLIM_INFINITY;
-            let msgqueue = resource == Resource::RLIMIT_MSGQUEUE;
-            let raised = msgqueue && setrlimit(resource, unlimited, unlimited).is_ok();
-            if !raised && soft < hard {
-                let _ = setrlimit(resource, hard, hard);
-            }
-        }
-    }
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
-}
-
-/// How many descriptors are open before there are clients, and some for what is still to come.
-fn open_descriptors() -> u64 {
-    const TO_COME: u64 = 12;
-    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64) + TO_COME
-}
-
-/// How long a request may wait, if the kernel has been told to end mounts that leave one waiting
-/// for longer (`fuse_init_server_timeout` in fs/fuse/inode.c: the default unless the maximum is
-/// less, and 15 s at least), and the sentence about it.
-pub(crate) fn patience() -> Option<(Duration, Complaint)> {
-    let [default, most] = ["default_request_timeout", "max_request_timeout"].map(|name| {
-        let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).ok()?;
-        text.trim().parse().ok().filter(|seconds: &u64| *seconds > 0)
-    });
-    let seconds = default.into_iter().chain(most).min()?.max(15);
-    let patience = Duration::from_secs(seconds) * 3 / 4;
-    let sentence = format!(
-        "the kernel ends FUSE mounts that leave a request waiting for {seconds} s, so that what \
-         waits for {patience:?} is answered with EAGAIN; to let it wait, mount after: sysctl \
-         fs.fuse.default_request_timeout=0 fs.fuse.max_request_timeout=0"
-    );
-    Some((patience, sentence))
 }
 
 /// Blocks the signals that end the daemon, the one that ends a worker's wait and the one that says
@@ -524,52 +340,10 @@ fn end_on_signal(signals: &SigSet, mountpoint: &Path, blocker: &Arc<Blocker>) {
     std::process::exit(0);
 }
 
-/// The process that unmounts if the daemon is killed.
-pub(crate) struct Guard {
-    alive: File,
-}
-
-impl Guard {
-    fn start(mountpoint: &Path) -> Result<Self, Complaint> {
-        let none = |errno: Errno| format!("no guard process is to be had: {}", errno.desc());
-        let (reader, writer) = pipe().map_err(none)?;
-        match sys::fork().map_err(none)? {
-            ForkResult::Parent { child } => {
-                drop(reader);
-                let _ = nix::sys::wait::waitpid(child, None);
-                Ok(Self { alive: File::from(writer) })
-            }
-            ForkResult::Child => {
-                drop(writer);
-                // A child of the daemon's child belongs to init, which clears up after it.
-                if !matches!(sys::fork(), Ok(ForkResult::Child)) {
-                    sys::exit_now();
-                }
-                sys::leave_terminal();
-                let _ = setsid();
-                let _ = nix::sys::prctl::set_name(c"ipcfs-guard");
-                privilege::keep_unmounting();
-                let mut word = [0];
-                // A word is a dismissal; the end of the pipe is the end of the daemon.
-                let dismissed = matches!(File::from(reader).read(&mut word), Ok(1));
-                if !dismissed {
-                    let _ = detach_dead(mountpoint);
-                }
-                sys::exit_now();
-            }
-        }
-    }
-
-    /// What it is there for has been done.
-    pub(crate) fn dismiss(&self) {
-        let _ = (&self.alive).write_all(b"\0");
-    }
-}
-
 #[allow(unsafe_code)]
 pub(crate) mod sys {
     use std::fs::File;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     use nix::unistd::ForkResult;
 
@@ -590,6 +364,22 @@ pub(crate) mod sys {
             // nowhere, which is the purpose.
             unsafe { libc::dup2(null.as_raw_fd(), standard) };
         }
+    }
+
+    /// Closes all descriptors from `first` on, of which the caller has none in use.
+    pub(super) fn close_from(first: u32) {
+        // SAFETY: close_range takes two numbers; the caller has nothing that would use one of these.
+        unsafe { libc::close_range(first, u32::MAX, 0) };
+    }
+
+    /// Closes all descriptors but the standard ones and this.
+    pub(super) fn keep_only(kept: &OwnedFd) {
+        let kept = kept.as_raw_fd() as u32;
+        if kept > 3 {
+            // SAFETY: as above.
+            unsafe { libc::close_range(3, kept - 1, 0) };
+        }
+        close_from(kept + 1);
     }
 
     /// Ends a forked child without what the parent has registered for its own end.
