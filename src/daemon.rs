@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -371,6 +371,11 @@ fn end_of_service(
         if serving.load(Ordering::SeqCst) {
             guard.dismiss();
             blocker.close();
+            // For what is lost with the daemon to be logged.
+            let end = Instant::now() + GRACE;
+            while blocker.in_flight() > 0 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             std::process::exit(0);
         }
     })

@@ -64,12 +64,13 @@ impl Quota {
         Self::new("waiting requests (max_blocked)", Errno::EAGAIN, each, usize::MAX)
     }
 
-    /// Bytes of what is kept for open directories and texts: a listing of a million names has 100 MB.
+    /// Bytes of what is kept for open directories, texts and messages: a listing of a million names
+    /// has 100 MB.
     pub fn memory() -> &'static Arc<Self> {
         static MEMORY: OnceLock<Arc<Quota>> = OnceLock::new();
         MEMORY.get_or_init(|| {
             const EACH: usize = 256 << 20;
-            Self::new("bytes of open listings and texts", Errno::ENOMEM, EACH, 4 * EACH)
+            Self::new("bytes of open listings, texts and messages", Errno::ENOMEM, EACH, 4 * EACH)
         })
     }
 
@@ -178,13 +179,22 @@ impl Charge {
         self.amount = amount;
         Ok(())
     }
+
+    /// Takes over what another of the same user has been charged.
+    pub fn absorb(&mut self, mut other: Self) {
+        self.amount += std::mem::take(&mut other.amount);
+    }
+
+    /// Who is charged.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.amount > 0 {
             self.quota.subtract(self.uid, self.amount);
-            crate::memory::freed(self.amount);
         }
     }
 }
@@ -193,7 +203,6 @@ impl Drop for Charge {
 #[derive(Debug)]
 pub struct Kept {
     text: Vec<u8>,
-    // After the text: it is free by then.
     charge: Charge,
 }
 
@@ -223,6 +232,12 @@ impl Kept {
         self.text = Vec::new();
         // Less is never refused.
         let _ = self.charge.set(0);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        crate::memory::freed(self.text.capacity());
     }
 }
 

@@ -228,11 +228,23 @@ const RING: &[u8] = b"\nSqMask:";
 /// As much of it is read, with all the requests that are shown before what is looked for.
 const LONGEST: u64 = 16 << 20;
 
-/// Whether a process has a file open whose path is like this.
-pub fn any_open(process: u32, is: impl Fn(&Path) -> bool) -> Result<bool> {
-    let open = std::fs::read_dir(format!("/proc/{process}/fd"))?;
+/// Whether more may be written to a file of which the process of `closer` has just closed a
+/// descriptor: by `writer`, a thread of another that has written to it last, or by itself, which has
+/// another descriptor of a file with a path like this. `true` where that cannot be seen.
+///
+/// For a shell, `>&3` ends with a close of what stays open as 3.
+pub fn goes_on(writer: u32, closer: u32, is: impl Fn(&Path) -> bool) -> bool {
+    if writer != closer && is_there(writer) {
+        return true;
+    }
+    let Ok(open) = std::fs::read_dir(format!("/proc/{closer}/fd")) else { return true };
     let path = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
-    Ok(open.flatten().filter_map(path).any(|path| is(&path)))
+    open.flatten().filter_map(path).any(|path| is(&path))
+}
+
+/// Whether there is a thread of this number, which may have ended.
+pub fn is_there(thread: u32) -> bool {
+    Path::new(&format!("/proc/{thread}")).exists()
 }
 
 /// The name of a process, as `PID<TAB>COMMAND` shows it.

@@ -11,7 +11,6 @@
 
 pub mod grammar;
 
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -103,7 +102,8 @@ impl Open {
         state.begun.clear();
         // The limits are those of a process: of one that is there still.
         let [writer, opener] = [state.writer, self.opener];
-        let there = [writer, opener].into_iter().find(|one| one.pid == 0 || is_there(one.pid));
+        let there =
+            [writer, opener].into_iter().find(|one| one.pid == 0 || proc::is_there(one.pid));
         let caller = there.ok_or_else(|| {
             let reason = "a line without a newline, and whoever has written it is gone";
             at_line(state.lines + 1, &Error::because(Errno::EPERM, reason))
@@ -112,15 +112,9 @@ impl Open {
     }
 }
 
-fn is_there(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
-}
-
-/// Whether a process has `ctl/create` open, by its descriptors' paths: this file, or, which does no
-/// harm, that of another mount. `true` where that cannot be seen.
-fn has_open(pid: u32) -> bool {
-    let path = |path: &std::path::Path| path.as_os_str().as_bytes().ends_with(b"/ctl/create");
-    proc::any_open(pid, path).unwrap_or(true)
+/// Whether this is the path of such a file, in whatever mount.
+fn is_one(path: &std::path::Path) -> bool {
+    path.ends_with("ctl/create")
 }
 
 impl Handle for Open {
@@ -179,10 +173,8 @@ impl Handle for Open {
         if cx.wait == Wait::Try {
             return Err(Error::deferred());
         }
-        // More of the line may come: by a process that has the file from this one, or by this one,
-        // for which a shell's `>&3` is a close as well.
-        let pid = cx.caller.pid;
-        if (writer != pid && is_there(writer)) || has_open(pid) {
+        // More of the line may come.
+        if proc::goes_on(writer, cx.caller.pid, is_one) {
             return Ok(());
         }
         self.end(&mut self.state.lock())
