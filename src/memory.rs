@@ -1,5 +1,7 @@
 //! Keeping the daemon small, and freeing what is large where nobody waits for it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::monitor;
 
 /// As much shared memory, in bytes, takes the kernel 15 ms to free or so: for longer than that no
@@ -47,4 +49,18 @@ pub fn keep_small() {
 /// To be called when a crowd has left: of workers, of nodes, of names.
 pub fn give_back() {
     sys::trim();
+}
+
+/// To be told of what open files have kept and have freed: after enough of it, a worker gives it back
+/// to the kernel.
+pub fn freed(bytes: usize) {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    const ENOUGH: usize = 16 << 20;
+    if FREED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < ENOUGH {
+        return;
+    }
+    FREED.store(0, Ordering::Relaxed);
+    if let Some(blocker) = monitor::get().blocker() {
+        blocker.later(give_back);
+    }
 }

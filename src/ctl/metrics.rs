@@ -55,7 +55,7 @@ fn about_objects(kinds: &Kinds, caller: Caller) -> Result<Vec<Metric>> {
     let with_facts = |found| facts(&found, &reader).map(|facts| (found, facts));
     let all: Vec<(Found, Facts)> = objects(kinds).into_iter().filter_map(with_facts).collect();
     let targets = Targets::new(all.iter().map(|(found, _)| &*found.object as &dyn Object));
-    let users = caller.act(|| users::find(&targets))?;
+    let users = caller.act(|| users::find(&targets))?.users;
     let waiters = waiters::find(&targets, caller)?;
 
     let mut messages = Metric::gauge("ipcfs_object_messages", "Messages queued.");

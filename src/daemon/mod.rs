@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -247,6 +247,11 @@ fn end_of_service(
     Arc::new(move || {
         if serving.load(Ordering::SeqCst) {
             blocker.close();
+            // For what is lost with the daemon to be logged.
+            let end = Instant::now() + GRACE;
+            while blocker.in_flight() > 0 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             std::process::exit(0);
         }
     })

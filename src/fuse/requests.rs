@@ -409,6 +409,10 @@ impl Filesystem for Adapter {
                             let work = move |flight: &Flight| {
                                 let finish = || unfinished.handle.finish(&cx);
                                 if let Err(error) = flight.until_cancelled(finish) {
+                                    if flight.cancelled().is_some() {
+                                        let path = &asked.path;
+                                        log::warn!("{path}: lost at the end: what was unfinished");
+                                    }
                                     reply::note(|| asked, &error);
                                 }
                             };

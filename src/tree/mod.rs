@@ -76,7 +76,8 @@ impl Tree {
 
     fn with_root(quota: Arc<Quota>, root: Item) -> Self {
         let nodes = Nodes::new(root, Attr::directory(0, 0o755));
-        let (files, dirs, memory) = (Handles::default(), Handles::default(), Quota::memory());
+        let (files, dirs) = (Handles::default(), Handles::default());
+        let memory = Arc::clone(Quota::memory());
         Self { nodes, files, dirs, quota, memory }
     }
 

@@ -48,6 +48,84 @@ fn what_is_made_is_the_writers() {
 }
 
 #[test]
+fn what_another_writes_to_an_open_file_makes_and_changes_nothing() {
+    let world = World::new();
+    world.run("echo 'sysv/msg/7 qbytes=100 mode=0666' > ctl/create");
+    // As root's setuid programs, whose messages go where their user has them go.
+    let script = "
+import os
+def act(uid, gid):
+    os.seteuid(0); os.setegid(gid); os.seteuid(uid)
+def outcome(file, text):
+    try: return os.write(file, text)
+    except OSError as error: return os.strerror(error.errno)
+user = (4242, 4243)
+for opener, writer in ((user, (0, 0)), (user, (4242, 0)), ((0, 0), user)):
+    for path, text in (('ctl/create', b'mq/evil maxmsg=1 msgsize=1\\n'), ('ctl/sysv/msg/7/qbytes', b'50\\n')):
+        act(*opener)
+        file = os.open(path, os.O_WRONLY)
+        act(*writer)
+        print(outcome(file, text))
+        act(*opener)
+        os.close(file)
+act(*user)
+os.umask(0o077)
+file = os.open('ctl/create', os.O_WRONLY)
+os.umask(0)
+print(outcome(file, b'mq/mine maxmsg=1 msgsize=1\\n'))";
+    let refused = "Operation not permitted\n".repeat(6);
+    assert_eq!(world.python(script), format!("{refused}27\n"));
+    assert_eq!(world.run("ls mq; cat ctl/sysv/msg/7/qbytes"), "mine\n100\n");
+    assert_eq!(world.run("stat -c '%u %g %a' mq/mine"), "4242 4243 600\n", "umask at the open");
+    let last = world.run("grep -c 'EPERM: it was opened by uid 4242 and gid 4243' ctl/errors");
+    assert_eq!(last, "4\n");
+}
+
+#[test]
+fn a_line_is_a_line_wherever_the_writes_are_cut() {
+    let world = World::new();
+    world.run("(printf 'shm/cut'; sleep .2; printf 'ter size=4096\n') | cat > ctl/create");
+    assert_eq!(world.run("stat -c '%n %s' shm/*"), "shm/cutter 4096\n");
+    world.run("seq -f 'fifo/%03.0f mode=0600' 300 | dd bs=1000 of=ctl/create status=none");
+    world.run("seq -f 'sem/%g value=2' 5 | dd bs=1 of=ctl/create status=none");
+    assert_eq!(world.run("ls fifo | wc -l; cat sem/* | sort | uniq -c | tr -s ' '"), "300\n 5 2\n");
+    // What a shell closes and has open still is no end of a line.
+    world.run("exec 3>ctl/create; printf 'shm/a' >&3; /bin/printf 'b size=' >&3; printf '7\n' >&3");
+    assert_eq!(world.run("stat -c %s shm/ab; ls shm | wc -l"), "7\n2\n");
+}
+
+#[test]
+fn a_line_without_a_newline_is_made_when_the_command_returns() {
+    let world = World::new();
+    let ways = [
+        "printf '{} maxmsg=1 msgsize=1' > ctl/create",
+        "/bin/printf '{} maxmsg=1 msgsize=1' > ctl/create",
+        "{ /bin/printf '{} maxmsg=1'; printf ' msgsize=1'; } > ctl/create",
+        "{ printf '{} maxmsg=1'; /bin/printf ' msgsize=1'; } > ctl/create",
+        "printf '{} maxmsg=1 msgsize=1' | cat > ctl/create",
+        "exec 3>ctl/create; printf '{} maxmsg=1 msgsize=1' >&3; exec 3>&-",
+        "(exec 3>ctl/create; printf '{} maxmsg=1 msgsize=1' >&3)",
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let made = format!("mq/{number}");
+        let way = way.replace("{}", &made);
+        let again =
+            format!("for i in {{1..20}}; do {way}; [ -e {made} ] && rm {made} || exit; done");
+        world.run(&again);
+    }
+    // The close says what is wrong with it, where anybody asks.
+    let script = "import os
+file = os.open('ctl/create', os.O_WRONLY)
+print(os.write(file, b'mq/x maxmsg=0'))
+try: os.close(file)
+except OSError as error: print(os.strerror(error.errno))";
+    assert_eq!(world.python(script), "13\nInvalid argument\n");
+    assert!(world.run("tail -n1 ctl/errors").contains("EINVAL: line 1: mq/x: maxmsg=0 must be"));
+    assert!(world.fail("printf nonsense | dd of=ctl/create").contains("Invalid argument"));
+    assert!(world.fail("echo nonsense > ctl/create").contains("write error: Invalid argument"));
+}
+
+#[test]
 fn a_malformed_line_makes_nothing_and_the_error_says_where() {
     let world = World::new();
     let bad = [

@@ -271,6 +271,49 @@ files.append(os.open('mq/q', os.O_RDONLY))";
 }
 
 #[test]
+fn what_open_files_keep_is_charged_to_who_opened_them_and_given_back() {
+    let world = World::new();
+    world.run("echo 65536 > /proc/sys/fs/mqueue/msgsize_max");
+    world.run("echo 'mq/q maxmsg=1 msgsize=60000 mode=0666' > ctl/create");
+    let start = world.daemon_status("VmRSS");
+    let script = "import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (6000, 6000))
+os.setgroups([]); os.setgid(99); os.setuid(1234)
+big, queue = b'#' * 60000, os.open('mq/q', os.O_WRONLY)
+def begin(file): os.write(file, big)
+def read(file):
+    if not os.stat('mq/q').st_size: os.write(queue, big)
+    os.read(file, 9)
+def fill(path, how, use):
+    files = []
+    try:
+        while len(files) < 5000:
+            files.append(os.open(path, how))
+            use(files[-1])
+        why = 'no limit'
+    except OSError as error: why = error.strerror
+    print(why, 3500 < len(files) < 4400 or len(files))
+    for file in files: os.close(file)
+fill('ctl/create', os.O_WRONLY, begin)
+fill('ctl/mq/q/lines', os.O_RDONLY, read)
+fill('mq/q', os.O_RDONLY, read)
+fill('ctl/mq/q/lines', os.O_WRONLY, begin)";
+    assert_eq!(world.python(script), "Cannot allocate memory True\n".repeat(4));
+    // The lines are waiting for room.
+    world.run("rm mq/q");
+    eventually("all is given back", || {
+        world.daemon_status("VmRSS") < start + 40_000
+            && world
+                .run(
+                    "setpriv --reuid=1234 --regid=99 --clear-groups sh -c \
+                '. ctl/limits; echo $daemon_listing_bytes'",
+                )
+                .trim()
+                == "0"
+    });
+}
+
+#[test]
 fn queues_are_charged_to_their_maker_and_not_to_root() {
     let world = World::alone();
     world.run("echo 8192 > /proc/sys/fs/mqueue/msgsize_default; chmod 777 $SCRATCH");

@@ -18,7 +18,7 @@ mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
@@ -451,6 +451,11 @@ const PRIORITY_MAX: i64 = 32767;
 
 static TAGS: Tags = Tags { name: "priority", valid: 0..=PRIORITY_MAX, default: 0 };
 
+/// How long what is left at a close waits for room before it looks whether the queue is there
+/// still, and how often it does so again when it is not.
+const A_WAIT: Duration = Duration::from_secs(1);
+const REMOVED_WAITS: u32 = 3;
+
 /// An open queue, blocking; `Wait::Try` is a wait that is over already.
 struct Descriptor {
     fd: OwnedFd,
@@ -489,6 +494,27 @@ impl Messages for Descriptor {
             Errno::EMSGSIZE => self.too_long(data.len()),
             errno => errno.into(),
         })
+    }
+
+    fn send_left(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        if cx.wait == Wait::Try {
+            return self.send(cx, tag, data);
+        }
+        // A removed queue stays as long as somebody has it open, who may read it still; nobody says
+        // who has. Whoever does takes a message now and then.
+        let mut left = REMOVED_WAITS;
+        loop {
+            match sys::send_within(self.fd.as_fd(), tag as u32, data, A_WAIT) {
+                Err(Errno::ETIMEDOUT) if nix::sys::stat::fstat(&self.fd)?.st_nlink > 0 => {}
+                Err(Errno::ETIMEDOUT) if left > 0 => left -= 1,
+                Err(Errno::ETIMEDOUT) => {
+                    let reason = "the queue was full, has been removed, and nobody reads it";
+                    return Err(Error::because(Errno::EIDRM, reason));
+                }
+                Err(Errno::EMSGSIZE) => return Err(self.too_long(data.len())),
+                done => return Ok(done?),
+            }
+        }
     }
 
     fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {
