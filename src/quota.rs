@@ -94,9 +94,26 @@ impl Quota {
         self.take_many(uid, 1)
     }
 
+    /// Bytes of System V segments that are being written piece by piece (`kind/sysv/fresh.rs`): as much
+    /// of the machine's memory as a user may fill until they are done.
+    pub fn collected() -> &'static Arc<Self> {
+        static COLLECTED: OnceLock<Arc<Quota>> = OnceLock::new();
+        COLLECTED.get_or_init(|| {
+            const LEAST: usize = 64 << 20;
+            let all = std::fs::read_to_string("/proc/meminfo").ok();
+            let all = all.as_deref().and_then(memory_of).unwrap_or(0).max(2 * LEAST);
+            Self::new("bytes of unfinished segments", Errno::ENOMEM, all / 4, all / 2)
+        })
+    }
+
     /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
     /// `ENOMEM` when there is not so much left for them.
     pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
+        self.count(uid, amount)?;
+        Ok(Share { quota: Arc::clone(self), uid, amount })
+    }
+
+    fn count(&self, uid: u32, amount: usize) -> Result<()> {
         let mut taken = self.taken.lock();
         let Taken { all, by_user } = &mut *taken;
         let own = by_user.entry(uid).or_insert(0);
@@ -114,7 +131,7 @@ impl Quota {
         }
         *all += amount;
         *own += amount;
-        Ok(Share { quota: Arc::clone(self), uid, amount })
+        Ok(())
     }
 
     /// How many a user may have, and has.
@@ -122,6 +139,21 @@ impl Quota {
         let own = self.taken.lock().by_user.get(&uid).copied().unwrap_or(0);
         (if uid == 0 { self.all } else { self.each }, own)
     }
+}
+
+impl Share {
+    /// Takes as much more; see [`Quota::take_many`].
+    pub fn add(&mut self, amount: usize) -> Result<()> {
+        self.quota.count(self.uid, amount)?;
+        self.amount += amount;
+        Ok(())
+    }
+}
+
+/// The bytes of the machine's memory, as /proc/meminfo has it.
+fn memory_of(text: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
 impl Drop for Share {
@@ -154,6 +186,21 @@ mod tests {
         let _again = quota.take(7).unwrap();
         drop(one);
         assert_eq!(quota.of(8), (2, 0));
+    }
+
+    #[test]
+    fn a_share_grows_up_to_the_limit_and_is_given_back_whole() {
+        let quota = Quota::new("bytes", Errno::ENOMEM, 10, 15);
+        let mut one = quota.take_many(7, 4).unwrap();
+        one.add(6).unwrap();
+        assert_eq!(one.add(1).unwrap_err().errno(), Errno::ENOMEM);
+        assert_eq!(quota.of(7), (10, 10));
+        let mut other = quota.take_many(8, 0).unwrap();
+        other.add(5).unwrap();
+        assert_eq!(other.add(1).unwrap_err().errno(), Errno::ENOMEM, "all have it together");
+        drop(one);
+        assert_eq!((quota.of(7).1, quota.of(8).1), (0, 5));
+        assert_eq!(memory_of("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16384));
     }
 
     #[test]

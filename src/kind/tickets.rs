@@ -28,6 +28,11 @@ impl Tickets {
         self.waiting.lock().is_empty()
     }
 
+    /// How many wait, the first one included.
+    pub fn len(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
     /// Takes the last place.
     pub fn draw(&self) -> Ticket<'_> {
         let mut waiting = self.waiting.lock();

@@ -302,7 +302,7 @@ impl Object for Queue {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
             Some(0) => self.discard()?,
@@ -313,7 +313,7 @@ impl Object for Queue {
                 ));
             }
         }
-        self.kind.dir.change(caller, &self.name, self.ident, change)
+        self.kind.dir.change(cx.caller, &self.name, self.ident, change)
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {
