@@ -84,11 +84,11 @@ impl Error {
 
     /// What it is to who looks for an object or at it: `ENOENT` where the object has gone in that
     /// moment, which the System V calls say by `EIDRM`, or by `EINVAL` of an identifier that is not in
-    /// use any more.
+    /// use any more. An error that comes with a sentence is about something that is there.
     #[must_use]
     pub fn absent(self) -> Self {
         match self.errno {
-            Errno::EINVAL | Errno::EIDRM => Self::new(Errno::ENOENT),
+            Errno::EINVAL | Errno::EIDRM if self.what.is_none() => Self::new(Errno::ENOENT),
             _ => self,
         }
     }
@@ -147,7 +147,10 @@ mod tests {
         for errno in [Errno::EINVAL, Errno::EIDRM, Errno::ENOENT] {
             assert_eq!(Error::new(errno).absent().errno(), Errno::ENOENT);
         }
-        assert_eq!(Error::because(Errno::EACCES, "no").absent().to_string(), "EACCES: no");
+        for errno in [Errno::EACCES, Errno::EINVAL] {
+            let error = Error::because(errno, "no");
+            assert_eq!(error.absent().to_string(), format!("{errno:?}: no"));
+        }
         assert!(Error::deferred().absent().is_deferred());
     }
 

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::monitor;
 
-/// As much shared memory, in bytes, takes the kernel 15 ms to free or so: for longer than that no
-/// request is to be kept waiting by another.
-pub const HEAVY: u64 = 256 << 20;
+/// As much shared memory, in bytes, takes the kernel a millisecond or two to free, and several times
+/// that where many do so at a time: for longer no request is to be kept waiting by another.
+pub const HEAVY: u64 = 16 << 20;
 
 /// Has a worker drop what may be the last hold on much shared memory, if there is any.
 pub fn free_later<T: Send + 'static>(holder: Option<T>) {

@@ -32,6 +32,11 @@ impl Tickets {
         self.waiting.lock().is_empty()
     }
 
+    /// How many wait, the first one included.
+    pub fn len(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
     /// Takes the last place.
     pub fn draw(&self) -> Ticket {
         let mut waiting = self.waiting.lock();
@@ -39,11 +44,6 @@ impl Tickets {
         let turn = Arc::new(AtomicU32::new(state));
         waiting.push_back(Arc::clone(&turn));
         Ticket { queue: self.clone(), turn, kept: None }
-    }
-
-    /// How many have a place.
-    pub fn len(&self) -> usize {
-        self.waiting.lock().len()
     }
 }
 

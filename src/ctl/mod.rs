@@ -11,7 +11,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{json_text, slow};
 use crate::kind::{Kind, Profile};
@@ -57,7 +56,7 @@ impl Object for Report {
         Ok(Attr::file(0, 0o444))
     }
 
-    fn change(&self, _caller: Caller, _change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, _change: &Change) -> Result<()> {
         fail(Errno::EPERM)
     }
 

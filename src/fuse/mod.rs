@@ -294,6 +294,15 @@ fn file_type(file_type: FileType) -> fuser::FileType {
 fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::To(time),
+        TimeOrNow::SpecificTime(time) => SetTime::To(rectified(time)),
+    }
+}
+
+/// A time as it was meant: of one before 1970 fuser 0.18 lets the nanoseconds count backwards, as the
+/// seconds do (its time.rs has that to be done yet).
+fn rectified(time: SystemTime) -> SystemTime {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => time,
+        Err(before) => time + 2 * Duration::from_nanos(before.duration().subsec_nanos().into()),
     }
 }

@@ -247,7 +247,7 @@ impl<T: Object> Object for ControlFile<T> {
         Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
     }
 
-    fn change(&self, _caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, change: &Change) -> Result<()> {
         // `>` and touch(1) are no reason to fail; modes and owners are the object's.
         if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
             return Err(Error::because(
@@ -358,7 +358,7 @@ struct OpenValue<T> {
 
 impl<T: Object> Handle for OpenValue<T> {
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let value = (self.show)(&self.object).map_err(Error::absent)?;
+        let value = (self.show)(&self.object)?;
         let text = format!("{value}\n").into_bytes();
         OpenText(text).read(cx, at, size, out)
     }
@@ -419,7 +419,7 @@ mod tests {
         fn attr(&self) -> Result<Attr> {
             Ok(Attr::file(1, 0o600))
         }
-        fn change(&self, _: Caller, _: &Change) -> Result<()> {
+        fn change(&self, _: &Cx, _: &Change) -> Result<()> {
             fail(Errno::EPERM)
         }
         fn open(&self, _: &Cx, _: &How) -> Result<Opened> {

@@ -44,6 +44,11 @@ impl Holds {
     pub fn holders(&self) -> Vec<u32> {
         self.holders.lock().clone()
     }
+
+    /// How many wait for it behind the first one, who waits in the kernel.
+    pub fn behind(&self) -> usize {
+        self.tickets.len().saturating_sub(1)
+    }
 }
 
 /// Opens `hold`: waits for a unit.

@@ -23,7 +23,6 @@ use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
-use crate::memory::HEAVY;
 use crate::monitor::Mounted;
 use crate::quota::{Quota, Share};
 use crate::vfs::{
@@ -152,15 +151,12 @@ impl Tree {
     /// Changes attributes and returns the new ones.
     pub fn change(&self, cx: &Cx, id: NodeId, fh: Option<Fh>, mut change: Change) -> Result<Attr> {
         let (node, caller) = (self.nodes.get(id)?, cx.caller);
-        if change.size.is_some() && cx.wait == Wait::Try && is_heavy(&self.attr(id, fh)?) {
-            return Err(Error::deferred());
-        }
         let object = match &node.item {
             Item::Object(object) => object,
             Item::Dir(_) | Item::Link(_) => return fail(Errno::EPERM),
         };
         if let (Some(fh), Some(size)) = (fh, change.size) {
-            if let Some(done) = self.file(id, fh)?.handle.truncate(size) {
+            if let Some(done) = self.file(id, fh)?.handle.truncate(cx, size) {
                 done?;
                 change.size = None;
             }
@@ -174,7 +170,7 @@ impl Tree {
             match open.and_then(|file| file.handle.change(caller, &change)) {
                 Some(done) => done?,
                 None => {
-                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?;
+                    object.change(cx, &change).map_err(|error| say_whose(error, &node.attr))?;
                 }
             }
         }
@@ -203,7 +199,7 @@ impl Tree {
         may_take_time(cx, &*dir)?;
         match file_type {
             FileType::Regular if dir.makes() == FileType::Regular => {
-                dir.create(cx.caller, name, mode)?;
+                dir.make_file(cx.caller, name, mode)?;
             }
             FileType::Fifo => dir.make_fifo(cx.caller, name, mode)?,
             _ => return fail(Errno::EPERM),
@@ -315,9 +311,6 @@ impl Tree {
         let how = How { created, ..How::new(flags, attr) };
         let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
         let open = || match item {
-            Item::Object(_) if how.truncate && cx.wait == Wait::Try && is_heavy(&attr) => {
-                Err(Error::deferred())
-            }
             Item::Object(object) => {
                 if !created {
                     object.check_rights(cx.caller, how.read, how.write)?;
@@ -471,11 +464,6 @@ fn is_gone(error: &Error) -> bool {
 /// kernel looks the name up once more.
 fn looked_up_again(error: Error) -> Error {
     if is_gone(&error) { Errno::ESTALE.into() } else { error }
-}
-
-/// Whether it takes long to free what it holds.
-fn is_heavy(attr: &Attr) -> bool {
-    attr.blocks.saturating_mul(512) > HEAVY
 }
 
 /// Leaves to a worker what is made slowly.

@@ -242,6 +242,23 @@ fn pipes_belong_to_their_makers() {
 }
 
 #[test]
+fn users_fill_no_more_than_half_of_where_the_names_are_kept() {
+    let world = World::unmounted();
+    world.run("mount -t tmpfs -o nr_inodes=60,mode=755 tmpfs /run");
+    let mut world = world;
+    world.mount(&[]);
+    world.run("ln -s 1 sysv/msg/first; touch fifo/first");
+    let user = "setpriv --reuid=1001 --regid=1001 --clear-groups bash -c";
+    let errors =
+        world.fail(&format!("{user} 'for i in {{1..60}}; do touch fifo/$i || exit; done'"));
+    assert!(errors.contains("No space left"), "{errors}");
+    assert!(world.fail(&format!("{user} 'ln -s 2 sysv/msg/second'")).contains("No space left"));
+    assert!(world.run("tail -n 1 ctl/errors").contains("the second half is not for users"));
+    world.run("touch /run/{1..20}; ln -s 2 sysv/msg/second; mkfifo fifo/second");
+    world.run(&format!("{user} 'rm fifo/[0-9]*; touch fifo/again'"));
+}
+
+#[test]
 fn its_status_can_be_sourced() {
     let world = World::new();
     world.run("mkfifo -m 640 fifo/a; touch -d @5 fifo/a");

@@ -379,6 +379,33 @@ fn objects_belong_to_their_makers_and_are_theirs_alone_to_remove() {
 }
 
 #[test]
+fn the_set_group_id_bit_and_times_before_1970_are_set_as_in_dev_shm() {
+    let world = World::new();
+    let script = "import os
+def act(uid, groups, work):
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups(groups); os.setgid(uid); os.setuid(uid); work(); os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+for place in 'shm', '/dev/shm':
+    path = place + '/object'
+    for uid, groups, gid in (1001, [2000], 2000), (1001, [], 2000), (1001, [], 1001), (0, [], 2000):
+        open(path, 'w').close(); os.chown(path, uid, gid)
+        act(uid, groups, lambda: os.chmod(path, 0o2770))
+        print(oct(os.stat(path).st_mode & 0o7777), end=' ')
+        os.remove(path)
+    open(path, 'w').close()
+    for time in -1, -1_200_000_000, -2_000_000_000, 1_200_000_000:
+        os.utime(path, ns=(time, time + 10))
+        print(os.stat(path).st_atime_ns, os.stat('/dev/shm/object').st_mtime_ns, end=' ')
+    os.remove(path); print()";
+    let printed = world.python(script);
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[0].starts_with("0o2770 0o770 0o2770 0o2770 -1 9 -1200000000 "), "{printed}");
+}
+
+#[test]
 fn a_users_own_mount_works_without_passthrough() {
     let world = World::unmounted();
     let script = format!(

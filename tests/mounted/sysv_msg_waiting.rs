@@ -204,6 +204,20 @@ fn epoll_tells_of_a_hundred_queues_in_time_and_takes_nothing() {
 }
 
 #[test]
+fn poll_of_a_type_behind_many_others_waits_and_finds_it() {
+    let world = World::new();
+    let script = "import os, select, time
+for _ in range(100): open('sysv/msg/1', 'w').write('x')
+fd = os.open('ctl/sysv/msg/1/type/5', os.O_RDONLY | os.O_NONBLOCK)
+poll = select.poll(); poll.register(fd, select.POLLIN)
+print(poll.poll(200))
+open('ctl/sysv/msg/1/type/5', 'w').write('five')
+start = time.monotonic()
+print([event for _, event in poll.poll(20000)], os.read(fd, 9), time.monotonic() - start < 10)";
+    assert_eq!(world.python(script), "[]\n[1] b'five' True\n");
+}
+
+#[test]
 fn poll_tells_of_room_as_well_and_wait_of_a_message() {
     let world = World::new();
     world.run("touch sysv/msg/1; echo 4 > ctl/sysv/msg/1/qbytes; echo -n full > sysv/msg/1");

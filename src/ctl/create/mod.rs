@@ -44,7 +44,7 @@ impl Object for Create {
         Ok(Attr::file(0, 0o222))
     }
 
-    fn change(&self, _caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, change: &Change) -> Result<()> {
         // `>` and touch(1) are no reason to fail.
         let fixed = change.mode.is_some() || change.uid.is_some() || change.gid.is_some();
         if fixed { fail(Errno::EPERM) } else { Ok(()) }

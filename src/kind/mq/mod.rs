@@ -327,11 +327,11 @@ impl Object for Queue {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
             Some(0) => {
-                Rights::from(&Object::attr(self)?).check_taking(caller)?;
+                Rights::from(&Object::attr(self)?).check_taking(cx.caller)?;
                 self.discard()?;
             }
             Some(size) => {
@@ -341,7 +341,7 @@ impl Object for Queue {
                 ));
             }
         }
-        self.kind.dir.change(caller, &self.name, self.ident, change)
+        self.kind.dir.change(cx.caller, &self.name, self.ident, change)
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {

@@ -18,6 +18,7 @@
 //! | `EINVAL` | what has been written is none of the above; or the file is not of a semaphore's size |
 //! | `EOVERFLOW` | the value would be over `SEM_VALUE_MAX`, or the number written is |
 //! | `EIO` | the file holds no semaphore or has been cut short |
+//! | `ENOSPC` | /dev/shm is full, and the file has no page of its own yet |
 //!
 //! A semaphore is a file of 32 bytes, /dev/shm/sem.NAME, that programs map. Who may write it may
 //! put anything into it and cut it short at any moment, so its memory is used behind a guard
@@ -241,14 +242,14 @@ impl Object for Semaphore {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
             return Err(Error::because(
                 Errno::EINVAL,
                 "a semaphore has no length; write 0 to it to set it to 0",
             ));
         }
-        self.kind.dir.change(caller, &file_name(&self.name)?, self.ident, change)
+        self.kind.dir.change(cx.caller, &file_name(&self.name)?, self.ident, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
@@ -273,14 +274,16 @@ impl Object for Semaphore {
     fn status(&self) -> Result<Fields> {
         let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
-        let holders = self.kind.in_use.get(&self.ident).map(|live| live.holds.holders());
+        let live = self.kind.in_use.get(&self.ident);
+        let behind = live.as_ref().map_or(0, |live| live.behind());
+        let holders = live.map(|live| live.holds.holders());
         Ok(Fields::default()
             .text("name", &*self.name)
             .mode(attr.mode)
             .number("uid", attr.uid)
             .number("gid", attr.gid)
             .number("value", value)
-            .number("nwaiters", waiters)
+            .number("nwaiters", u64::from(waiters) + behind as u64)
             .number("nholders", holders.map_or(0, |holders| holders.len()) as u64)
             .times(&attr))
     }
@@ -351,12 +354,36 @@ impl Live {
         !self.word.is_torn()
     }
 
-    fn apply(&self, operation: Operation, wait: Wait) -> Result<()> {
+    /// How many wait here for their turn to wait in the kernel, which counts the others.
+    fn behind(&self) -> usize {
+        self.bulk.len().saturating_sub(1) + self.holds.behind()
+    }
+
+    /// `patient` is who goes on to wait for what is not to be had at once.
+    fn apply(&self, operation: Operation, wait: Wait, patient: bool) -> Result<()> {
+        self.try_apply(operation, wait, patient).map_err(|error| {
+            let whole = || {
+                let stat = nix::sys::stat::fstat(&self.file).ok()?;
+                usize::try_from(stat.st_size).ok().filter(|size| *size >= word::SIZE)
+            };
+            if self.is_whole() || whole().is_none() {
+                return error;
+            }
+            // Nobody has cut it: a file with a hole that could not be filled.
+            Error::because(
+                Errno::ENOSPC,
+                "/dev/shm has no room for what the semaphore's file holds",
+            )
+        })
+    }
+
+    fn try_apply(&self, operation: Operation, wait: Wait, patient: bool) -> Result<()> {
         match (operation, wait) {
             (Operation::Set(value), _) => self.word.set(value),
             (Operation::Post(count), _) => self.word.post(count),
             (Operation::Take(count), Wait::Try) => {
-                let waits = count > 1 && !self.bulk.is_empty();
+                // Who waits for several comes before who begins to wait for several.
+                let waits = patient && count > 1 && !self.bulk.is_empty();
                 if !waits && self.word.try_take(count)? { Ok(()) } else { fail(Errno::EAGAIN) }
             }
             (Operation::Take(count), Wait::Block) if count <= 1 => self.word.take(count),
@@ -376,7 +403,7 @@ impl Live {
 
 impl Lock for Live {
     fn take(&self, _caller: Caller, wait: Wait) -> Result<()> {
-        self.apply(Operation::Take(1), wait)
+        self.apply(Operation::Take(1), wait, true)
     }
 
     fn give_back(&self, _caller: Caller) {
@@ -423,7 +450,7 @@ impl Handle for OpenSemaphore {
         Some(stat.map_err(Into::into).map(|stat| Attr { size: 0, blocks: 0, ..fsdir::attr(&stat) }))
     }
 
-    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+    fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
         self.patient.then(|| fail(Errno::EINVAL))
     }
 
@@ -446,8 +473,9 @@ impl Handle for OpenSemaphore {
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
         let Source::Live(live) = &self.source else { return fail(Errno::EBADF) };
-        let wait = if self.patient { cx.wait } else { Wait::Try };
-        match live.apply(grammar::parse(data)?, wait) {
+        let patient = self.patient && !cx.nonblock;
+        let wait = if patient { cx.wait } else { Wait::Try };
+        match live.apply(grammar::parse(data)?, wait, patient) {
             Err(error) if error.would_block() && !self.patient => return Err(Error::not_now()),
             outcome => outcome?,
         }

@@ -1,227 +1,593 @@
-//! A segment that has just been made by `open` with `O_CREAT`, and whose size is still to be said.
+//! Segments that have just been made by `open` with `O_CREAT`, and whose size is still to be said.
 //!
-//! It exists, with one page. The first use of the open file decides:
+//! Such a segment exists, with one page; through the mount it is an empty file until its size is
+//! settled. What is done first with an open file of it decides:
 //!
 //! | first use | size |
 //! | --- | --- |
 //! | `ftruncate(2)` (`truncate -s`, `dd seek=`), `fallocate(2)` | what it says |
-//! | `write(2)` | just enough for it, and for what follows in large pieces |
-//! | anything else, or none (`touch`) | the page |
+//! | `write(2)` | just enough for it |
+//! | none (`touch`), or somebody attaches the page (`shmat(2)`) | the page |
 //!
-//! For another size than a page, the segment is removed and made again. Nobody has it by then: if
-//! anybody has attached it or changed its mode or owner meanwhile, it stays as it is. Who has only
-//! looked up its identifier in that moment finds that it is gone (`EIDRM`).
+//! For another size than a page, the segment is removed and made again, which keeps it from being
+//! counted twice where there is room for one. All who open it through the mount meanwhile share one
+//! [`Birth`], which attaches nothing before the size is settled, and so follow it to the segment that
+//! it becomes; who has only looked it up finds that one by [`Births::now`]. Once anybody has attached
+//! the segment in C, or its owner has been changed, it stays as it is.
 //!
-//! What comes in large pieces is gathered: a write of more than a mebibyte, which the kernel cuts
-//! into several requests, and what `cp`, `cat` and `dd` write of a large file. A piece of less than
-//! [`PIECE`] bytes, another operation, a close by who has opened it, the last close or more than [`GATHERED`] bytes end it, and
-//! the segment is made as large as all of it together. It has one page until then.
+//! # Large writes
+//!
+//! A write of more than a mebibyte comes in several requests, and `cp`, `cat` and `dd` write a large
+//! file piece by piece. So after a first piece of at least [`PIECE`] bytes, more that comes right
+//! behind it by the same open file makes the segment longer: it is collected in a memory file
+//! (`memfd_create(2)`, charged to its writer) and becomes the segment when the file is closed, flushed
+//! or used in another way. Until then the segment is there with its first piece for those who attach
+//! it, with all that has come for those who read it through the mount. If somebody has attached it by
+//! then, or there is no room for it, the close says so.
 //!
 //! Such an open file cannot be mapped (`ENODEV`): the kernel wants to know what to map at the open,
 //! and the segment may still change.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use nix::sys::memfd::MFdFlags;
+use nix::sys::uio::{pread, pwrite};
+use parking_lot::{Mutex, MutexGuard};
 
-use super::shm::{PAGE, SegmentFile, Segments, change_segment, check_size, segment_attr, sys};
+use super::shm::{
+    SegmentFile, Segments, change_segment, check_size, removed, segment_attr, sized, sys,
+};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
-use crate::vfs::{Attr, Change, Cx, Handle, Wait};
+use crate::quota::{Quota, Share};
+use crate::vfs::{Attr, Change, Cx, Handle, How, Wait};
 
-/// What may be a piece of something larger: `cat` writes twice as much, `cp` and `dd bs=1M` more.
+/// What may be the first piece of something larger: `cat` writes twice as much, `cp` and `dd bs=1M`
+/// more.
 const PIECE: usize = 64 << 10;
-/// The most that is gathered: it is kept in memory, and copied in one go.
-const GATHERED: usize = 64 << 20;
 
-/// What is gathered by all open files together: it is the daemon's memory, charged to nobody.
-static TOGETHER: AtomicUsize = AtomicUsize::new(0);
+/// What is copied at a time.
+const CHUNK: usize = 1 << 20;
 
-/// Bytes that are being gathered, counted in [`TOGETHER`] as long as this lives.
+/// Who has made a segment opens it as soon as that.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Who has looked up a segment that is then made again asks for it as soon as that; and as many of
+/// them are remembered.
+const SHORTLY: Duration = Duration::from_secs(5);
+const RECENT: usize = 256;
+
+/// All segments whose size is not settled, and those that have been made again lately.
 #[derive(Default)]
-struct Gathered(Vec<u8>);
+pub(super) struct Births {
+    table: Mutex<Table>,
+    /// Held while a segment is made through the mount, or made again: in between its key has none.
+    making: Mutex<()>,
+    /// How many have been made again.
+    replaced: AtomicU64,
+}
 
-impl Gathered {
-    /// Takes more; `false` if there is too much of all together.
-    fn extend(&mut self, data: &[u8]) -> bool {
-        if TOGETHER.fetch_add(data.len(), Ordering::Relaxed) + data.len() > GATHERED {
-            TOGETHER.fetch_sub(data.len(), Ordering::Relaxed);
-            return false;
+#[derive(Default)]
+struct Table {
+    unsettled: HashMap<i32, Unsettled>,
+    /// Which identifier has been followed by which, and when; the latest is the last.
+    followed: VecDeque<(i32, i32, Instant)>,
+}
+
+enum Unsettled {
+    /// Made by this caller, who is about to open it.
+    Expected(Caller, Instant),
+    Open(Weak<Birth>),
+}
+
+impl Births {
+    /// Makes a segment that is going to be opened.
+    pub(super) fn make(&self, caller: Caller, make: impl FnOnce() -> Result<i32>) -> Result<()> {
+        let _making = self.making.lock();
+        let id = make()?;
+        let unsettled = &mut self.table.lock().unsettled;
+        unsettled.retain(|_, other| match other {
+            Unsettled::Expected(_, since) => since.elapsed() < SOON,
+            Unsettled::Open(birth) => birth.strong_count() > 0,
+        });
+        unsettled.insert(id, Unsettled::Expected(caller, Instant::now()));
+        Ok(())
+    }
+
+    /// Does `find` again if it finds nothing because a segment is just being made again.
+    pub(super) fn find<T>(&self, find: impl Fn() -> Result<T>) -> Result<T> {
+        let before = self.replaced.load(Ordering::SeqCst);
+        match find() {
+            Err(error) if error.errno() == Errno::ENOENT => {
+                let busy = self.making.try_lock().is_none();
+                if !busy && self.replaced.load(Ordering::SeqCst) == before {
+                    return Err(error);
+                }
+                let _made = self.making.lock();
+                find()
+            }
+            found => found,
         }
-        self.0.extend_from_slice(data);
-        true
+    }
+
+    /// The birth that an open of the segment `id` takes part in; `None` if its size is settled.
+    pub(super) fn join(&self, kind: &Arc<Segments>, id: i32, created: bool) -> Option<Arc<Birth>> {
+        let mut table = self.table.lock();
+        match table.unsettled.get(&id)? {
+            Unsettled::Open(birth) => birth.upgrade(),
+            Unsettled::Expected(_, since) if !created && since.elapsed() > SOON => {
+                table.unsettled.remove(&id);
+                None
+            }
+            Unsettled::Expected(creator, _) => {
+                let birth = Arc::new(Birth {
+                    kind: Arc::clone(kind),
+                    creator: *creator,
+                    shown: Mutex::new(Shown { id, length: Length::None }),
+                    state: Mutex::new(State::Page),
+                    failed: AtomicBool::new(false),
+                });
+                table.unsettled.insert(id, Unsettled::Open(Arc::downgrade(&birth)));
+                Some(birth)
+            }
+        }
+    }
+
+    /// The size to be shown of a segment, if it is another than its own.
+    pub(super) fn size(&self, id: i32, segment: &libc::shmid_ds) -> Option<u64> {
+        let birth = match self.table.lock().unsettled.get(&id)? {
+            Unsettled::Open(birth) => birth.upgrade()?,
+            Unsettled::Expected(_, since) => {
+                return (since.elapsed() < SOON && is_untouched(segment, 0)).then_some(0);
+            }
+        };
+        let length = birth.shown.lock().length;
+        Some(length.of(segment))
+    }
+
+    /// The identifier of the segment that the segment `id` has become, or `id` itself.
+    pub(super) fn now(&self, id: i32) -> i32 {
+        let table = self.table.lock();
+        let mut latest = table.followed.iter().rev();
+        let found = latest.find(|(old, _, since)| *old == id && since.elapsed() < SHORTLY);
+        found.map_or(id, |(_, new, _)| *new)
+    }
+
+    /// Notes that `new` has taken the place of `old`.
+    fn follow(&self, birth: &Arc<Birth>, old: i32, new: i32) {
+        let mut table = self.table.lock();
+        for (_, target, _) in table.followed.iter_mut().filter(|(_, target, _)| *target == old) {
+            *target = new;
+        }
+        if table.followed.len() == RECENT {
+            table.followed.pop_front();
+        }
+        table.followed.push_back((old, new, Instant::now()));
+        table.unsettled.remove(&old);
+        table.unsettled.insert(new, Unsettled::Open(Arc::downgrade(birth)));
+    }
+
+    fn forget(&self, id: i32) {
+        self.table.lock().unsettled.remove(&id);
     }
 }
 
-impl Drop for Gathered {
-    fn drop(&mut self) {
-        TOGETHER.fetch_sub(self.0.len(), Ordering::Relaxed);
-    }
+/// Whether nobody but the daemon, `attached` times, has anything to do with a segment, so that it may
+/// be made again.
+fn is_untouched(segment: &libc::shmid_ds, attached: u64) -> bool {
+    let perm = &segment.shm_perm;
+    let me = std::process::id() as i32;
+    segment.shm_nattch == attached
+        && (segment.shm_lpid == 0 || segment.shm_lpid == me)
+        && (perm.uid, perm.gid) == (perm.cuid, perm.cgid)
+        && u32::from(perm.mode) & sys::DEST == 0
 }
 
-/// A segment that has just been made, open.
-pub(super) struct Fresh {
+/// A segment whose size is to be settled: one for all who have it open.
+pub(super) struct Birth {
     kind: Arc<Segments>,
-    caller: Caller,
+    creator: Caller,
+    /// What fstat(2) shows. Never held for long.
+    shown: Mutex<Shown>,
+    /// Held by a worker for as long as it copies.
     state: Mutex<State>,
+    /// Whether it could not be given the size that it was to have: then it is not left behind.
+    failed: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Shown {
+    id: i32,
+    length: Length,
+}
+
+#[derive(Clone, Copy)]
+enum Length {
+    /// None has been said, and no process has closed the file yet.
+    None,
+    /// That which the kernel has.
+    Own,
+    /// This much has come.
+    SoFar(u64),
+}
+
+impl Length {
+    fn of(self, segment: &libc::shmid_ds) -> u64 {
+        match self {
+            Self::None if is_untouched(segment, 0) => 0,
+            Self::None | Self::Own => segment.shm_segsz as u64,
+            Self::SoFar(length) => length,
+        }
+    }
 }
 
 enum State {
     /// Nothing has happened yet: the segment of one page.
-    Page(i32),
-    /// This much has come, and there may be more.
-    Gathering(i32, Gathered),
+    Page,
+    /// It has been written by the open file of this number from its beginning to its end, and that
+    /// may go on.
+    Written(Arc<SegmentFile>, u64),
+    /// It goes on.
+    Growing(Growing),
     /// The segment has its size.
-    Sized(Arc<SegmentFile>),
+    Settled(Arc<SegmentFile>),
 }
 
-impl Fresh {
-    /// For the segment `id`, which `caller` has just made.
-    pub(super) fn new(kind: Arc<Segments>, id: i32, caller: Caller) -> Self {
-        Self { kind, caller, state: Mutex::new(State::Page(id)) }
+struct Growing {
+    memory: OwnedFd,
+    length: u64,
+    share: Share,
+    writer: u64,
+}
+
+impl Growing {
+    fn read(&self, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let room = self.length.saturating_sub(at).min(size as u64) as usize;
+        let start = out.len();
+        out.resize(start + room, 0);
+        let outcome = pread(&self.memory, &mut out[start..], at as i64);
+        out.truncate(start + *outcome.as_ref().unwrap_or(&0));
+        Ok(outcome.map(drop)?)
     }
 
-    /// The segment, which has its size from now on: `size` bytes, if it can still be chosen.
-    fn sized(&self, state: &mut State, size: Option<u64>) -> Result<Arc<SegmentFile>> {
-        let (id, gathered) = match state {
-            State::Sized(file) => return Ok(Arc::clone(file)),
-            State::Page(id) => (*id, Gathered::default()),
-            State::Gathering(id, gathered) => (*id, std::mem::take(gathered)),
+    /// Writes; behind the end only for who has written all of it.
+    fn write(&mut self, me: u64, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        let end = at.saturating_add(data.len() as u64);
+        let end = if me == self.writer && at <= self.length { end } else { end.min(self.length) };
+        if at >= end {
+            return Err(no_room(self.length));
+        }
+        if end > sys::longest() {
+            return Err(too_long(end));
+        }
+        self.share.add(end.saturating_sub(self.length) as usize)?;
+        while at + (*done as u64) < end {
+            let from = at + *done as u64;
+            let piece = &data[*done..(end - at) as usize];
+            *done += pwrite(&self.memory, piece, from as i64)?;
+            self.length = self.length.max(at + *done as u64);
+        }
+        Ok(())
+    }
+}
+
+/// A write that would begin where the segment ends.
+pub(super) fn no_room(size: u64) -> Error {
+    let sentence = format!(
+        "the segment has {size} bytes and cannot grow; `truncate -s` makes one of any size"
+    );
+    Error::because(Errno::ENOSPC, sentence)
+}
+
+fn too_long(size: u64) -> Error {
+    let sentence =
+        format!("the segment would have {size} bytes; kernel.shmmax is {}", sys::longest());
+    Error::because(Errno::ENOSPC, sentence)
+}
+
+impl Birth {
+    fn id(&self) -> i32 {
+        self.shown.lock().id
+    }
+
+    fn show(&self, length: Length) {
+        self.shown.lock().length = length;
+    }
+
+    fn segment(&self) -> Result<libc::shmid_ds> {
+        sys::stat(self.id()).map_err(removed)
+    }
+
+    /// The state, which a worker may have for a while.
+    fn state(&self, cx: &Cx) -> Result<MutexGuard<'_, State>> {
+        match cx.wait {
+            Wait::Try => self.state.try_lock().ok_or(Error::deferred()),
+            Wait::Block => Ok(self.state.lock()),
+        }
+    }
+
+    /// Makes the segment again with another size. If that cannot be, it is as it was, but for what has
+    /// been written to it.
+    fn replace(self: &Arc<Self>, segment: &libc::shmid_ds, size: u64) -> Result<()> {
+        let mut shown = self.shown.lock();
+        let births = &self.kind.births;
+        let (key, mode) = (segment.shm_perm.__key, u32::from(segment.shm_perm.mode) & 0o777);
+        let old = shown.id;
+        let make = |size| self.kind.new_segment(self.creator, key, mode, size);
+        if size == 0 || size > sys::longest() {
+            self.failed.store(true, Ordering::SeqCst);
+            return Err(super::shm::no_such_size(size));
+        }
+        let _making = births.making.lock();
+        let made = self.creator.act(|| {
+            sys::remove(old).map_err(removed)?;
+            match make(size) {
+                Ok(new) => Ok((new, None)),
+                Err(error) => match make(segment.shm_segsz as u64) {
+                    Ok(again) => Ok((again, Some(error))),
+                    Err(_) => Err(error),
+                },
+            }
+        });
+        self.failed.store(!matches!(made, Ok((_, None))), Ordering::SeqCst);
+        let (new, error) = made?;
+        shown.id = new;
+        births.follow(self, old, new);
+        births.replaced.fetch_add(1, Ordering::SeqCst);
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Gives the page this size, or lets it be as large as it is, and attaches it.
+    fn sized(self: &Arc<Self>, size: Option<u64>) -> Result<Arc<SegmentFile>> {
+        let segment = self.segment()?;
+        let own = segment.shm_segsz as u64;
+        if let Some(size) = size.filter(|size| *size != own) {
+            if !is_untouched(&segment, 0) {
+                check_size(&segment, size)?;
+            }
+            self.replace(&segment, size)?;
+        }
+        let file = SegmentFile::open(&self.kind, self.id(), self.creator, true)?;
+        self.failed.store(false, Ordering::SeqCst);
+        self.show(Length::Own);
+        Ok(Arc::new(file))
+    }
+
+    /// The segment, whose size is settled from now on: `size` bytes, if it can still be chosen. What
+    /// has been collected is left to a worker to copy.
+    fn settle(
+        self: &Arc<Self>,
+        cx: &Cx,
+        state: &mut State,
+        size: Option<u64>,
+    ) -> Result<Arc<SegmentFile>> {
+        let file = match state {
+            State::Settled(file) => return Ok(Arc::clone(file)),
+            State::Page => self.sized(size)?,
+            State::Written(file, _) => Arc::clone(file),
+            State::Growing(_) if cx.wait == Wait::Try => return Err(Error::deferred()),
+            State::Growing(growing) => {
+                let collected = self.grow(growing);
+                if collected.is_err() {
+                    *state = State::Page;
+                    self.show(Length::Own);
+                }
+                collected?
+            }
         };
-        *state = State::Page(id);
-        let wanted = match gathered.0.len() as u64 {
-            0 => size.unwrap_or(PAGE),
-            length => length.max(size.unwrap_or(0)),
-        };
-        let id = if wanted == PAGE { id } else { self.replace(id, wanted)? };
-        *state = State::Page(id);
-        let file = Arc::new(SegmentFile::open(&self.kind, id, self.caller, true)?);
-        *state = State::Sized(Arc::clone(&file));
-        write_all(&file, 0, &gathered.0)?;
+        *state = State::Settled(Arc::clone(&file));
+        self.kind.births.forget(self.id());
         Ok(file)
     }
 
-    /// Makes the segment again with another size; returns the one to use.
-    fn replace(&self, id: i32, size: u64) -> Result<i32> {
-        let segment = sys::stat(id)?;
-        let perm = &segment.shm_perm;
-        let untouched = segment.shm_nattch == 0
-            && segment.shm_lpid == 0
-            && (perm.uid, perm.gid) == (perm.cuid, perm.cgid)
-            && u32::from(perm.mode) & sys::DEST == 0;
-        if !untouched {
-            check_size(&segment, size)?;
+    /// Makes what has been collected the segment.
+    fn grow(self: &Arc<Self>, growing: &Growing) -> Result<Arc<SegmentFile>> {
+        let segment = self.segment()?;
+        if !is_untouched(&segment, 0) {
+            let sentence = format!(
+                "somebody has attached the segment before all of it was there: it keeps the first {} \
+                 bytes; `truncate -s` makes it as long as it is to be",
+                segment.shm_segsz
+            );
+            return Err(Error::because(Errno::ENOSPC, sentence));
         }
-        let mode = u32::from(perm.mode) & 0o777;
-        self.caller.act(|| {
-            // Nothing is lost if there cannot be one of that size.
-            sys::remove(self.kind.new_segment(self.caller, libc::IPC_PRIVATE, mode, size)?)?;
-            sys::remove(id)?;
-            self.kind.new_segment(self.caller, perm.__key, mode, size)
-        })
+        self.replace(&segment, growing.length)?;
+        let file = SegmentFile::open(&self.kind, self.id(), self.creator, true)?;
+        let mut piece = vec![0; CHUNK];
+        let mut at = 0;
+        while at < growing.length {
+            let length = pread(&growing.memory, &mut piece, at as i64)?;
+            if length == 0 {
+                return fail(Errno::EIO);
+            }
+            file.write_all(at, &piece[..length])?;
+            at += length as u64;
+        }
+        self.show(Length::Own);
+        Ok(Arc::new(file))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&SegmentFile) -> Result<T>) -> Result<T> {
-        let file = self.sized(&mut self.state.lock(), None)?;
-        work(&file)
+    /// Begins to collect what comes behind the end of `file`.
+    fn collect(&self, file: &SegmentFile, writer: u64) -> Result<Growing> {
+        let memory = nix::sys::memfd::memfd_create("segment", MFdFlags::MFD_CLOEXEC)?;
+        let share = Quota::collected().take_many(self.creator.uid, file.size() as usize)?;
+        let mut growing = Growing { memory, length: 0, share, writer };
+        let mut piece = Vec::new();
+        while growing.length < file.size() {
+            piece.clear();
+            file.read_some(growing.length, CHUNK, &mut piece)?;
+            let mut done = 0;
+            while done < piece.len() {
+                let at = growing.length + done as u64;
+                done += pwrite(&growing.memory, &piece[done..], at as i64)?;
+            }
+            growing.length += done as u64;
+        }
+        Ok(growing)
     }
 
-    /// Takes a piece of a write that may go on; `false` if it is none.
-    fn gather(&self, state: &mut State, at: u64, data: &[u8]) -> Result<bool> {
-        let (id, length) = match state {
-            State::Page(id) => (*id, 0),
-            State::Gathering(id, gathered) => (*id, gathered.0.len()),
-            State::Sized(_) => return Ok(false),
-        };
-        let together = length + data.len();
-        let goes_on = data.len() >= PIECE && together <= GATHERED;
-        if at != length as u64 || (length == 0 && !goes_on) || together as u64 > sys::longest() {
-            return Ok(false);
+    /// Takes a segment away that could not be made as it was to be.
+    fn clean_up(&self, state: &State) {
+        if !matches!(state, State::Page) || !self.failed.swap(false, Ordering::SeqCst) {
+            return;
         }
-        let taken = if let State::Gathering(_, gathered) = state {
-            gathered.extend(data)
-        } else {
-            let mut gathered = Gathered::default();
-            let taken = gathered.extend(data);
-            *state = State::Gathering(id, gathered);
-            taken
-        };
-        if !taken {
-            // The segment is to be as large as what has come so far and this.
-            return Ok(false);
+        let id = self.id();
+        if sys::stat(id).is_ok_and(|segment| is_untouched(&segment, 0)) {
+            let _ = self.creator.act(|| Ok(sys::remove(id)?));
+            self.kind.births.forget(id);
         }
-        if !goes_on {
-            self.sized(state, None)?;
-        }
-        Ok(true)
     }
 }
 
-fn write_all(file: &SegmentFile, at: u64, data: &[u8]) -> Result<()> {
-    let nobody = Caller { uid: 0, gid: 0, pid: 0 };
-    let cx = Cx { caller: nobody, wait: crate::vfs::Wait::Block, nonblock: false };
-    file.write(&cx, at, data, &mut 0)
+impl Drop for Birth {
+    fn drop(&mut self) {
+        self.kind.births.forget(self.id());
+    }
 }
 
-impl Handle for Fresh {
+/// A segment whose size was not settled when it was opened.
+pub(super) struct FreshFile {
+    birth: Arc<Birth>,
+    /// Tells it from the others.
+    number: u64,
+    append: bool,
+}
+
+impl FreshFile {
+    /// Opens one.
+    pub(super) fn new(birth: Arc<Birth>, how: &How) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { birth, number, append: how.append }
+    }
+}
+
+impl Handle for FreshFile {
     fn attr(&self) -> Option<Result<Attr>> {
-        let state = self.state.lock();
-        let (id, size) = match &*state {
-            State::Sized(file) => return file.attr(),
-            State::Page(id) => (*id, PAGE),
-            State::Gathering(id, gathered) => (*id, gathered.0.len() as u64),
-        };
-        let attr = sys::stat(id).map(|segment| Attr { size, ..segment_attr(&segment, id) });
-        Some(attr.map_err(Error::new))
+        let shown = self.birth.shown.lock();
+        let attr = sys::stat(shown.id)
+            .map_err(removed)
+            .map(|segment| sized(segment_attr(&segment, shown.id), shown.length.of(&segment)));
+        Some(attr)
     }
 
-    fn truncate(&self, size: u64) -> Option<Result<()>> {
-        let mut state = self.state.lock();
-        let file = self.sized(&mut state, Some(size));
-        drop(state);
-        Some(file.and_then(|file| file.truncate(size).unwrap_or(Ok(()))))
+    fn truncate(&self, cx: &Cx, size: u64) -> Option<Result<()>> {
+        let truncate = || {
+            let mut state = self.birth.state(cx)?;
+            match &*state {
+                State::Growing(growing) if growing.length == size => return Ok(()),
+                _ => {}
+            }
+            let file = self.birth.settle(cx, &mut state, Some(size))?;
+            drop(state);
+            file.truncate(cx, size).unwrap_or(Ok(()))
+        };
+        Some(truncate())
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
-        let id = match &*self.state.lock() {
-            State::Page(id) | State::Gathering(id, _) => *id,
-            State::Sized(file) => file.id(),
-        };
-        Some(change_segment(caller, id, change))
+        Some(change_segment(caller, self.birth.id(), change))
     }
 
-    fn allocate(&self, _cx: &Cx, mode: i32, offset: u64, length: u64) -> Result<()> {
+    fn allocate(&self, cx: &Cx, mode: i32, offset: u64, length: u64) -> Result<()> {
         if mode != 0 {
             return fail(Errno::EOPNOTSUPP);
         }
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
-        let file = self.sized(&mut self.state.lock(), Some(end))?;
-        if end <= file.size() { Ok(()) } else { fail(Errno::ENOSPC) }
+        let file = self.birth.settle(cx, &mut *self.birth.state(cx)?, Some(end))?;
+        if end <= file.size() { Ok(()) } else { Err(no_room(file.size())) }
     }
 
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        self.with(|file| file.read(cx, at, size, out))
+        let mut state = self.birth.state(cx)?;
+        if let State::Growing(growing) = &*state {
+            return growing.read(at, size, out);
+        }
+        if matches!(&*state, State::Page) {
+            let segment = self.birth.segment()?;
+            if is_untouched(&segment, 0) {
+                // A page of zeroes, which may still become another.
+                let length = self.birth.shown.lock().length.of(&segment);
+                let room = length.saturating_sub(at).min(size as u64) as usize;
+                out.resize(out.len() + room, 0);
+                return Ok(());
+            }
+        }
+        let file = match &*state {
+            State::Written(file, _) => Arc::clone(file),
+            _ => self.birth.settle(cx, &mut state, None)?,
+        };
+        drop(state);
+        file.read(cx, at, size, out)
     }
 
     fn write(&self, cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
-        let mut state = self.state.lock();
-        if self.gather(&mut state, at, data)? {
-            *done = data.len();
-            return Ok(());
-        }
+        let mut state = self.birth.state(cx)?;
         let end = at.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
-        let file = self.sized(&mut state, Some(end))?;
+        if let State::Written(file, writer) = &*state {
+            let goes_on = *writer == self.number && at == file.size();
+            let untouched = || self.birth.segment().map(|segment| is_untouched(&segment, 1));
+            if goes_on && end <= sys::longest() && untouched()? {
+                if cx.wait == Wait::Try {
+                    return Err(Error::deferred());
+                }
+                let growing = self.birth.collect(file, self.number)?;
+                *state = State::Growing(growing);
+            }
+        }
+        if let State::Growing(growing) = &mut *state {
+            let outcome = growing.write(self.number, at, data, done);
+            self.birth.show(Length::SoFar(growing.length));
+            return outcome;
+        }
+        if matches!(&*state, State::Page) {
+            // With O_APPEND the kernel may have seen the page in the meantime.
+            let at = if self.append { 0 } else { at };
+            let file = self.birth.sized(Some(at.saturating_add(data.len() as u64)))?;
+            let whole = at == 0 && data.len() >= PIECE && file.size() == data.len() as u64;
+            let outcome = file.write(cx, at, data, done);
+            if whole && outcome.is_ok() {
+                *state = State::Written(file, self.number);
+            } else {
+                *state = State::Settled(file);
+                self.birth.kind.births.forget(self.birth.id());
+            }
+            return outcome;
+        }
+        let file = self.birth.settle(cx, &mut state, None)?;
         drop(state);
         file.write(cx, at, data, done)
     }
 
     fn seek(&self, offset: i64, whence: i32) -> Result<i64> {
-        self.with(|file| file.seek(offset, whence))
+        let file = match self.birth.state.try_lock().as_deref() {
+            Some(State::Settled(file) | State::Written(file, _)) => Some(Arc::clone(file)),
+            _ => None,
+        };
+        if let Some(file) = file {
+            return file.seek(offset, whence);
+        }
+        let length = self.attr().map_or(Ok(0), |attr| attr.map(|attr| attr.size))?;
+        match whence {
+            libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset as u64 >= length => {
+                fail(Errno::ENXIO)
+            }
+            libc::SEEK_DATA => Ok(offset),
+            libc::SEEK_HOLE => Ok(length as i64),
+            _ => fail(Errno::EINVAL),
+        }
     }
 
     fn is_heavy(&self) -> bool {
-        matches!(&*self.state.lock(), State::Sized(file) if file.is_heavy())
+        match self.birth.state.try_lock().as_deref() {
+            Some(State::Settled(file) | State::Written(file, _)) => file.is_heavy(),
+            Some(State::Page) => false,
+            Some(State::Growing(_)) | None => true,
+        }
     }
 
     fn flushes(&self) -> bool {
@@ -233,12 +599,23 @@ impl Handle for Fresh {
     }
 
     fn finish(&self, cx: &Cx) -> Result<()> {
-        let mut state = self.state.lock();
-        match *state {
-            // There may be much to copy.
-            State::Gathering(..) if cx.wait == Wait::Try => Err(Error::deferred()),
-            State::Gathering(..) => self.sized(&mut state, None).map(drop),
+        let mut state = self.birth.state(cx)?;
+        let outcome = match &*state {
+            State::Written(_, writer) | State::Growing(Growing { writer, .. })
+                if *writer == self.number =>
+            {
+                self.birth.settle(cx, &mut state, None).map(drop)
+            }
+            State::Page => {
+                // The maker has done with it: it has a page, as far as is known.
+                self.birth.show(Length::Own);
+                Ok(())
+            }
             _ => Ok(()),
+        };
+        if !outcome.as_ref().is_err_and(Error::is_deferred) {
+            self.birth.clean_up(&state);
         }
+        outcome
     }
 }
