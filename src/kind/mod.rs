@@ -236,6 +236,8 @@ pub struct Profile {
     pub path: &'static str,
     /// What it holds, in a few words.
     pub about: &'static str,
+    /// Whether its files are texts about the object, which holds no bytes of its own.
+    pub texts: bool,
     /// How its names become node ids.
     pub children: Children,
     /// What [`Kind::make`] takes beside the mode, all of them numbers.

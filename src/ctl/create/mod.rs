@@ -258,6 +258,7 @@ mod tests {
     static QUEUES: Profile = Profile {
         path: "mq",
         about: "queues",
+        texts: false,
         children: Children::Stable,
         attributes: &["maxmsg", "msgsize"],
         features: &[],

@@ -42,6 +42,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "mq",
     about: "POSIX message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["maxmsg", "msgsize"],
     features: &[Feature {

@@ -8,7 +8,7 @@
 //! | `write` of `-N` | takes N (`sem_wait(3)`), all at once, waiting until so many are there |
 //! | `rename` | within the directory |
 //! | `truncate` | `EINVAL` |
-//! | size | 0: the text is made when it is read, as in /proc |
+//! | size | 4096: the text is made when it is read, as in /sys |
 //!
 //! A new semaphore has the value 0 (`ctl/create`: `value=`). Those who wait for several are served
 //! in their order; `-N` waits as long as it takes even while others come and take single ones.
@@ -49,13 +49,14 @@ use crate::status::Fields;
 use crate::tickets::Tickets;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
-    Opened, Traces, Wait, Waits,
+    Opened, TEXT_SIZE, Traces, Wait, Waits,
 };
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
     path: "sem",
     about: "POSIX named semaphores",
+    texts: true,
     children: Children::PerWriter,
     attributes: &["value"],
     features: &[],
@@ -164,7 +165,7 @@ impl Dir for Semaphores {
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
         let attr = self.dir.find(&file_name(name)?, FileType::Regular)?;
-        Ok(Attr { size: 0, blocks: 0, ..attr })
+        Ok(as_text(attr))
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -335,6 +336,11 @@ const CONTROLS: &[Control<Semaphore>] = &[
     },
 ];
 
+/// The file's attributes as those of the text that is read through the mount.
+fn as_text(attr: Attr) -> Attr {
+    Attr { size: TEXT_SIZE, blocks: TEXT_SIZE / 512, ..attr }
+}
+
 /// A semaphore whose memory is mapped: one for all who use it, so that they have one queue.
 struct Live {
     file: OwnedFd,
@@ -447,7 +453,7 @@ impl Handle for OpenSemaphore {
             return None;
         }
         let stat = nix::sys::stat::fstat(self.source.as_fd());
-        Some(stat.map_err(Into::into).map(|stat| Attr { size: 0, blocks: 0, ..fsdir::attr(&stat) }))
+        Some(stat.map_err(Into::into).map(|stat| as_text(fsdir::attr(&stat))))
     }
 
     fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {

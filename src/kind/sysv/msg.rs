@@ -37,6 +37,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/msg",
     about: "System V message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["qbytes"],
     features: &[Feature {

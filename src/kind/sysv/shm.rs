@@ -54,6 +54,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/shm",
     about: "System V shared memory segments",
+    texts: false,
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
