@@ -309,7 +309,12 @@ fn explain_mount(mountpoint: &Path, error: &std::io::Error) -> Complaint {
         true => format!(
             "no permission to mount on {place}; own the directory or run ipcfs as root ({text})"
         ),
-        false => format!("mounting on {place} has failed: {text}"),
+        false => {
+            // fuser quotes all that it has called mount(2) with.
+            let call = text.strip_prefix("Error calling mount()");
+            let why = call.and_then(|call| call.rsplit(": ").next()).unwrap_or(&text);
+            format!("mounting on {place} has failed: {}", why.to_lowercase())
+        }
     }
 }
 

@@ -123,6 +123,28 @@ fn a_killed_daemons_mount_goes_wherever_it_has_got_to() {
 }
 
 #[test]
+fn mounting_again_at_once_leaves_one_mount_however_the_last_one_ended() {
+    let world = World::unmounted();
+    world.run(&format!(
+        "cd /; for i in {{0..15}}; do
+             {BINARY} $M 2> /dev/null || exit
+             case $((i % 4)) in
+             0) kill -9 $(pgrep -of '^{BINARY} '$M) ;;
+             1) umount $M ;;
+             2) exec 9< $M/README; umount -l $M; exec 9<&- ;;
+             3) exec 9< $M/README; ! umount -f $M 2> /dev/null || exit; exec 9<&- ;;
+             esac
+         done
+         {BINARY} $M && ls $M/mq && grep -q \" $M \" /proc/self/mountinfo
+         umount $M"
+    ));
+    eventually("nothing is left", || {
+        !is_in_the_table(&world)
+            && !world.attempt(&format!("pgrep -f '^{BINARY} '$M")).status.success()
+    });
+}
+
+#[test]
 fn the_guard_reaches_a_mount_below_a_directory_that_is_closed_to_root() {
     let world = World::unmounted();
     world.run(&format!(
