@@ -256,6 +256,9 @@ impl Kept {
 
     /// Empties it and frees what it took.
     pub fn clear(&mut self) {
+        if self.text.capacity() > Charge::STEP {
+            crate::memory::freed(self.text.capacity());
+        }
         self.text = Vec::new();
         // Less is never refused.
         let _ = self.charge.set(0);

@@ -8,7 +8,7 @@
 
 use parking_lot::Mutex;
 
-use super::message::{Messages, give_back};
+use super::message::{MESSAGE_MAX, Messages, give_back};
 use crate::error::Result;
 use crate::memory;
 use crate::quota::Charge;
@@ -193,14 +193,14 @@ impl Gather {
         let mut charge = Charge::new(state.charge(cx.caller.uid).uid());
         // Nobody is to wait for the lock while this waits for a message.
         drop(state);
-        charge.set(longest + EXTRA)?;
+        charge.set(longest.min(MESSAGE_MAX) + EXTRA)?;
         let (mut batch, mut message) = (Batch::default(), Vec::new());
         let tag = receive(cx, &mut message)?;
         batch.push(self.tagged, tag, &message);
         if size >= MANY {
             let at_once = Cx { wait: Wait::Try, ..*cx };
             while batch.taken.len() < MOST && batch.text.len() + longest + EXTRA <= size {
-                if charge.set(batch.text.len() + longest + EXTRA).is_err() {
+                if charge.set(batch.text.len() + longest.min(MESSAGE_MAX) + EXTRA).is_err() {
                     break;
                 }
                 // What goes wrong here, the next read will say.

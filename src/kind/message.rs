@@ -226,7 +226,7 @@ impl<Q: Messages> Handle for MessageFile<Q> {
         let mut charge = Charge::new(reader.charge(uid).uid());
         // Nobody is to wait for the lock while this waits for a message.
         drop(reader);
-        charge.set(self.queue.longest()?)?;
+        charge.set(self.queue.longest()?.min(MESSAGE_MAX))?;
         let mut data = Vec::new();
         let tag = self.queue.receive(cx, &mut data)?;
         // Room has been made for the longest.

@@ -122,7 +122,10 @@ except OSError as error: print(os.strerror(error.errno))";
     assert_eq!(world.python(script), "13\nInvalid argument\n");
     assert!(world.run("tail -n1 ctl/errors").contains("EINVAL: line 1: mq/x: maxmsg=0 must be"));
     assert!(world.fail("printf nonsense | dd of=ctl/create").contains("Invalid argument"));
-    assert!(world.fail("echo nonsense > ctl/create").contains("write error: Invalid argument"));
+    for write in ["echo nonsense", "printf nonsense", "printf 'mq/x maxmsg=y'"] {
+        let error = world.fail(&format!("{write} > ctl/create"));
+        assert!(error.contains("write error: Invalid argument"), "{error}");
+    }
 }
 
 #[test]
@@ -179,6 +182,23 @@ fn a_name_that_is_no_word_is_written_as_summary_writes_it() {
 }
 
 #[test]
+fn a_name_is_written_as_bash_prints_it() {
+    let world = World::new();
+    world.run(
+        r#"for name in plain 'a b' $'\r\a\b\e\f\v\001x' $'it\'s "?\\' $'n\nt\t' $'\xff\377' 'ä ö'; do
+            for LC_ALL in C C.UTF-8; do
+                printf 'fifo/%q mode=0600\n' "$name" > ctl/create && rm "fifo/$name" || exit 1
+            done
+        done; ! ls -A fifo | grep ."#,
+    );
+    for wrong in [r"$'\z'", r"$'\0'", r"$'\cA'", "a\0b"] {
+        let error = std::fs::write(world.path().join("ctl/create"), format!("fifo/{wrong}\n"));
+        assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EINVAL), "{wrong:?}");
+    }
+    assert_eq!(world.run("ls fifo"), "");
+}
+
+#[test]
 fn a_limit_is_the_kernels_errno_and_a_sentence() {
     let world = World::new();
     // What queues cost is counted by user, whatever the namespace: nobody else's user.
@@ -200,6 +220,18 @@ fn a_limit_is_the_kernels_errno_and_a_sentence() {
     let (errno, sentence) = attempt("sysv/sem/7 nsems=100000");
     assert!(errno.contains("Invalid argument"), "{errno}");
     assert!(sentence.contains("sysv_sem_nsems_max is 32000"), "{sentence}");
+    // Root may go further, where it has the capability to.
+    let root = "1 to $([ -e mq/far ] && echo 65536 || echo 10) (fs.mqueue.msg_max)";
+    world.run(&format!(
+        "echo mq/far maxmsg=11 msgsize=1 2> /dev/null > ctl/create; ! echo mq/q maxmsg=70000 > ctl/create
+         tail -n1 ctl/errors | grep -F \"maxmsg=70000 must be {root}\"; rm -f mq/far"
+    ));
+    world.run("touch sem/s; ! echo 2147483648 > sem/s; tail -n1 ctl/errors | grep -F 'is over 2147483647'");
+    world
+        .run("echo 2147483647 > sem/s; ! echo +1 > sem/s; tail -n1 ctl/errors | grep 'and 1 more'");
+    world.run(
+        "! truncate -s 3 sem/s; tail -n1 ctl/errors | grep 'EINVAL: a semaphore has no length'",
+    );
     let long = "x".repeat(256);
     let (errno, sentence) = attempt(&format!("mq/{long}"));
     assert!(errno.contains("File name too long") && sentence.contains("256"), "{sentence}");
@@ -210,7 +242,7 @@ fn a_limit_is_the_kernels_errno_and_a_sentence() {
     );
     world.run(&many);
     let sentence = world.run(&format!("{user} tail -n1 ctl/errors"));
-    let expected = "RLIMIT_MSGQUEUE of uid 48211 is 200,000 bytes; this queue needs 82,880; 2 \
+    let expected = "RLIMIT_MSGQUEUE of uid 48211 is 200000 bytes; this queue needs 82,880; 2 \
                     queues use 165,760\n";
     assert!(sentence.contains("\tEMFILE: ") && sentence.ends_with(expected), "{sentence}");
     world.run("echo 2 > /proc/sys/fs/mqueue/queues_max");

@@ -245,6 +245,14 @@ fn priorities_are_files() {
     assert_eq!(world.run("cat ctl/mq/q/drain; ls ctl/mq/q/priority"), "32767\n5\n0\n0\n");
     world.run("cd ctl/mq/q/priority; ! [ -e 32768 ] && ! [ -e -1 ] && ! [ -e 05 ] && ! [ -e x ]");
     assert_eq!(world.run("stat -c %A ctl/mq/q/priority/7"), "--w--w--w-\n");
+    // What is no priority cannot be made either.
+    world.run("touch sysv/msg/1 sysv/sem/1");
+    for file in
+        ["mq/q/priority/32768", "mq/q/priority/x", "sysv/msg/1/type/abc", "sysv/sem/1/hold/5x"]
+    {
+        let error = world.fail(&format!("echo x > ctl/{file}"));
+        assert!(error.contains("Invalid argument"), "{file}: {error}");
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@
 //!
 //! A line is done when its newline is written, however the writes are cut; the last one needs none
 //! and is done at the close. A line with something wrong makes nothing, the lines before it are
-//! done, and the count written says so. If a line is refused before its end has come, the rest of it
-//! is passed over.
+//! done, and the count written says so. A line that is wrong whatever comes after it is refused
+//! before its end has come, and the rest of it is passed over.
 
 pub mod grammar;
 
@@ -93,6 +93,15 @@ impl Open {
         Ok(())
     }
 
+    /// Keeps a line, or more of it, that goes on in the next write, if it can become one.
+    fn begin(&self, state: &mut State, more: &[u8]) -> Result<()> {
+        if state.begun.len() + more.len() > LONGEST {
+            return Err(Error::because(Errno::EINVAL, TOO_LONG));
+        }
+        state.begun.extend(more)?;
+        grammar::may_become(&state.begun, self.kinds.iter().map(|(profile, _)| *profile))
+    }
+
     /// Makes what the line that has no newline asks for.
     fn end(&self, state: &mut State) -> Result<()> {
         if state.begun.is_empty() {
@@ -135,14 +144,13 @@ impl Handle for Open {
         while *done < data.len() {
             let rest = &data[*done..];
             let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
-                if state.begun.len() + rest.len() > LONGEST {
-                    // Who is told of it is told by this write.
+                if let Err(error) = self.begin(state, rest) {
+                    // Where something has been made, that is what the writer is told, who then
+                    // comes again with this line.
                     state.refused = *done == 0;
                     state.begun.clear();
-                    let error = Error::because(Errno::EINVAL, TOO_LONG);
                     return Err(at_line(state.lines + 1, &error));
                 }
-                state.begun.extend(rest)?;
                 *done = data.len();
                 return Ok(());
             };
@@ -385,11 +393,16 @@ mod tests {
     #[test]
     fn a_line_without_a_newline_is_made_at_the_close_and_says_what_is_wrong() {
         let (fake, open) = open();
-        write(&open, "mq/a\nmq/b mode=8");
+        write(&open, "mq/a\nmq/b mo");
         assert_eq!(names(&fake), ["a"]);
         let error = open.finish(&cx()).unwrap_err();
         assert_eq!(error.errno(), Errno::EINVAL);
         assert!(error.to_string().contains("line 2: "), "{error}");
+        open.finish(&cx()).unwrap();
+        // What is wrong in any case is said at once.
+        let (done, error) = write(&open, "mq/b mode=8");
+        assert_eq!((done, error.unwrap().errno()), (0, Errno::EINVAL));
+        assert_eq!(write(&open, " maxmsg=1\n").0, 10);
         open.finish(&cx()).unwrap();
         // Whoever might have written it is gone, and so are their limits.
         let gone = Open { opener: Caller { pid: u32::MAX, ..ME }, ..open };

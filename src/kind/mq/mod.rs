@@ -192,7 +192,7 @@ impl Queues {
             (Errno::EOVERFLOW, None) => return fsdir::explain_unmapped(error, caller),
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
                 let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
-                if caller.uid == 0 {
+                if caller.uid == 0 && cost::is_unlimited() {
                     // Root may go beyond, up to what is built in.
                     msg_max = msg_max.max(HARD_MSGMAX);
                     msgsize_max = msgsize_max.max(HARD_MSGSIZEMAX);

@@ -124,6 +124,11 @@ fn check_size(attr: &Attr) -> Result<()> {
     ))
 }
 
+/// Why it cannot be truncated.
+fn no_length() -> Error {
+    Error::because(Errno::EINVAL, "a semaphore has no length; write 0 to it to set it to 0")
+}
+
 impl Kind for Semaphores {
     fn limits(&self, _caller: Caller) -> Vec<Limit> {
         vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX), "")]
@@ -245,10 +250,7 @@ impl Object for Semaphore {
 
     fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
-            return Err(Error::because(
-                Errno::EINVAL,
-                "a semaphore has no length; write 0 to it to set it to 0",
-            ));
+            return Err(no_length());
         }
         self.kind.dir.change(cx.caller, &file_name(&self.name)?, self.ident, change)
     }
@@ -457,7 +459,7 @@ impl Handle for OpenSemaphore {
     }
 
     fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
-        self.patient.then(|| fail(Errno::EINVAL))
+        self.patient.then(|| Err(no_length()))
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {
