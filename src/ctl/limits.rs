@@ -63,6 +63,8 @@ pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
         let (max, used) = mounted.memory().of(caller.uid);
         fields = quota(fields, "daemon_listing_bytes", max, used);
     }
+    let (max, used) = Quota::collected().of(caller.uid);
+    fields = quota(fields, "daemon_unfinished_bytes", max, used);
     let (max, used) = Quota::mappings().of(caller.uid);
     quota(fields, "daemon_mappings", max, used)
 }

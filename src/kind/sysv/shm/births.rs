@@ -33,6 +33,8 @@ pub(super) struct Births {
 #[derive(Default)]
 struct Table {
     unsettled: HashMap<i32, Unsettled>,
+    /// As many may be in there before those that nobody has opened are dropped.
+    limit: usize,
     /// Which identifier has been followed by which, and when; the latest is the last.
     followed: VecDeque<(i32, i32, Instant)>,
 }
@@ -48,12 +50,15 @@ impl Births {
     pub(super) fn make(&self, caller: Caller, make: impl FnOnce() -> Result<i32>) -> Result<()> {
         let _making = self.making.lock();
         let id = make()?;
-        let unsettled = &mut self.table.lock().unsettled;
-        unsettled.retain(|_, other| match other {
-            Unsettled::Expected(_, since) => since.elapsed() < SOON,
-            Unsettled::Open(birth) => birth.strong_count() > 0,
-        });
-        unsettled.insert(id, Unsettled::Expected(caller, Instant::now()));
+        let mut table = self.table.lock();
+        table.unsettled.insert(id, Unsettled::Expected(caller, Instant::now()));
+        if table.unsettled.len() > table.limit.max(RECENT) {
+            table.unsettled.retain(|_, other| match other {
+                Unsettled::Expected(_, since) => since.elapsed() < SOON,
+                Unsettled::Open(birth) => birth.strong_count() > 0,
+            });
+            table.limit = 2 * table.unsettled.len();
+        }
         Ok(())
     }
 

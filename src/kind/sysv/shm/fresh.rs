@@ -288,6 +288,8 @@ impl Birth {
             return Err(Error::because(Errno::ENOSPC, sentence));
         }
         self.replace(&segment, growing.length)?;
+        // Until all is in there.
+        self.failed.store(true, Ordering::SeqCst);
         let file = SegmentFile::open(&self.kind, self.id(), self.creator, true)?;
         let mut piece = vec![0; CHUNK];
         let mut at = 0;
@@ -299,6 +301,7 @@ impl Birth {
             file.write_all(at, &piece[..length])?;
             at += length as u64;
         }
+        self.failed.store(false, Ordering::SeqCst);
         self.show(Length::Own);
         Ok(Arc::new(file))
     }
