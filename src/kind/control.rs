@@ -13,8 +13,8 @@ use crate::proc;
 use crate::status::Fields;
 use crate::turn;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
-    Opened, TEXT_SIZE, Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, MANY, Object,
+    ObjectId, Opened, TEXT_SIZE, Wait,
 };
 
 /// One file, or one directory of numbered files, of an object of type `T`.
@@ -222,7 +222,7 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
         })))
     }
 
-    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let Serve::Numbers { listed, .. } = &self.control.serve else { return Ok(Vec::new()) };
         let entry = |number: i64| DirEntry {
             name: number.to_string().into(),
@@ -230,6 +230,9 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
             file_type: FileType::Regular,
         };
         let numbers = listed(&self.object).map_err(Error::absent)?;
+        if numbers.len() > MANY && wait == Wait::Try {
+            return Err(Error::deferred());
+        }
         Ok(numbers.into_iter().map(entry).collect())
     }
 }

@@ -208,10 +208,13 @@ pub(super) fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<
                 ));
             }
             Err(Errno::EINVAL) if sys::stat(id).is_ok() => {
-                return Err(Error::because(
-                    Errno::EMSGSIZE,
-                    "a message is longer than kernel.msgmax is now, which the kernel does not copy",
-                ));
+                let sentence = format!(
+                    "message {} of the queue is longer than kernel.msgmax, which is {} now: the kernel \
+                     does not copy it",
+                    index.saturating_add(1),
+                    sys::longest().unwrap_or(0),
+                );
+                return Err(Error::because(Errno::EMSGSIZE, sentence));
             }
             Err(errno) => return Err(removed(errno)),
         }

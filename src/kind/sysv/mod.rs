@@ -17,7 +17,6 @@
 
 mod actors;
 mod endpoint;
-mod fresh;
 mod links;
 pub mod msg;
 pub mod name;

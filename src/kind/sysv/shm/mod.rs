@@ -11,7 +11,7 @@
 //!
 //! The kernel fixes a segment's size when it is made, while a file is made first and gets its size
 //! afterwards. So `open` with `O_CREAT` makes a segment of one page at once, and the first write or
-//! truncation ([`super::fresh`]) replaces it by one of another size.
+//! truncation ([`fresh`]) replaces it by one of another size.
 //!
 //! # Open files
 //!
@@ -27,6 +27,11 @@
 //! Where the file is not to be had or the segment is one of huge pages, everything goes that way, and
 //! shared mappings through the mount are refused.
 
+mod births;
+mod fresh;
+#[allow(unsafe_code)]
+mod sys;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -35,8 +40,9 @@ use nix::sys::stat::Mode;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::Whence;
 
+use self::births::Births;
+use self::fresh::{FreshFile, no_room};
 use super::actors::Actors;
-use super::fresh::{Births, FreshFile, no_room};
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -69,14 +75,14 @@ pub const PROFILE: Profile = Profile {
 };
 
 /// The size of a segment that is made without one: a page.
-pub(super) const PAGE: u64 = 4096;
+const PAGE: u64 = 4096;
 
 /// The segments of the current IPC namespace.
 #[derive(Default)]
 pub struct Segments {
     actors: Actors,
     /// Those whose size is not settled.
-    pub(super) births: Births,
+    births: Births,
 }
 
 /// What [`Actors`] are asked for.
@@ -89,13 +95,7 @@ impl Segments {
     }
 
     /// Makes a segment. Called under the caller's ids.
-    pub(super) fn new_segment(
-        &self,
-        caller: Caller,
-        key: i32,
-        mode: u32,
-        size: u64,
-    ) -> Result<i32> {
+    fn new_segment(&self, caller: Caller, key: i32, mode: u32, size: u64) -> Result<i32> {
         let flags = libc::IPC_CREAT | libc::IPC_EXCL | mode as i32;
         let id = sys::get(key, size, flags).map_err(|errno| match errno {
             Errno::EINVAL => no_such_size(size),
@@ -111,7 +111,7 @@ impl Segments {
 }
 
 /// What shmget(2) says by `EINVAL`.
-pub(super) fn no_such_size(size: u64) -> Error {
+fn no_such_size(size: u64) -> Error {
     let most = sys::longest();
     let sentence = format!("a segment has from 1 to {most} bytes (kernel.shmmax), not {size}");
     Error::because(Errno::EINVAL, sentence)
@@ -171,18 +171,18 @@ impl Family for Segments {
     }
 }
 
-pub(super) fn segment_attr(segment: &libc::shmid_ds, id: i32) -> Attr {
+fn segment_attr(segment: &libc::shmid_ds, id: i32) -> Attr {
     let (read, write, change) = (segment.shm_atime, segment.shm_dtime, segment.shm_ctime);
     perm_attr(&segment.shm_perm, id, segment.shm_segsz as u64, Times { read, write, change })
 }
 
 /// The same with a size that it does not have yet.
-pub(super) fn sized(attr: Attr, size: u64) -> Attr {
+fn sized(attr: Attr, size: u64) -> Attr {
     Attr { size, blocks: size.div_ceil(512), ..attr }
 }
 
 /// The kernel says `EINVAL` of an identifier that it does not know any more.
-pub(super) fn removed(errno: Errno) -> Error {
+fn removed(errno: Errno) -> Error {
     if errno == Errno::EINVAL { Errno::EIDRM.into() } else { errno.into() }
 }
 
@@ -193,7 +193,7 @@ struct Segment {
 }
 
 /// Refuses what the kernel has no way of doing.
-pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
+fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
     if size == segment.shm_segsz as u64 {
         return Ok(());
     }
@@ -207,7 +207,7 @@ pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
 }
 
 /// Changes mode and owner.
-pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
+fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
     let mut segment = sys::stat(id).map_err(removed)?;
     if let Some(size) = change.size {
         check_size(&segment, size)?;
@@ -336,7 +336,7 @@ const CONTROLS: &[Control<Segment>] = &[
 ];
 
 /// A segment, open.
-pub(super) struct SegmentFile {
+struct SegmentFile {
     id: i32,
     attachment: sys::Attachment,
     _share: Share,
@@ -347,7 +347,7 @@ pub(super) struct SegmentFile {
 
 impl SegmentFile {
     /// Attaches a segment.
-    pub(super) fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
+    fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
         let share = Quota::mappings().take(caller.uid)?;
         let attachment = sys::Attachment::new(id, write).map_err(removed)?;
         kind.note(id, LAST, caller);
@@ -360,12 +360,12 @@ impl SegmentFile {
     }
 
     /// Its size in bytes.
-    pub(super) fn size(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.size
     }
 
     /// Reads up to `size` bytes from `at` on, which are appended to `out`.
-    pub(super) fn read_some(&self, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+    fn read_some(&self, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
         let room = self.size.saturating_sub(at).min(size as u64) as usize;
         let start = out.len();
         out.resize(start + room, 0);
@@ -378,7 +378,7 @@ impl SegmentFile {
     }
 
     /// Writes all of `data`, which ends where the segment does or before.
-    pub(super) fn write_all(&self, at: u64, data: &[u8]) -> Result<()> {
+    fn write_all(&self, at: u64, data: &[u8]) -> Result<()> {
         let mut done = 0;
         while done < data.len() {
             match self.write_at(at + done as u64, &data[done..])? {
@@ -475,114 +475,6 @@ impl Handle for SegmentFile {
             None if offset < 0 || offset as u64 >= self.size => fail(Errno::ENXIO),
             None if matches!(whence, Whence::SeekData) => Ok(offset),
             None => Ok(self.size as i64),
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-pub(super) mod sys {
-    use std::io::{IoSlice, IoSliceMut};
-
-    use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
-    use nix::unistd::Pid;
-
-    use crate::error::Errno;
-
-    /// linux/shm.h; libc does not have it.
-    const SHM_STAT_ANY: i32 = 15;
-    /// In the mode: to be destroyed after the last detach; locked in memory.
-    pub(in super::super) const DEST: u32 = 0o1000;
-    pub(in super::super) const LOCKED: u32 = 0o2000;
-
-    /// shmget(2).
-    pub(in super::super) fn get(key: i32, size: u64, flags: i32) -> Result<i32, Errno> {
-        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        // SAFETY: takes three integers.
-        Errno::result(unsafe { libc::shmget(key, size, flags) })
-    }
-
-    /// What is known of a segment; needs no permission.
-    pub(in super::super) fn stat(id: i32) -> Result<libc::shmid_ds, Errno> {
-        // SAFETY: all zeroes is a valid shmid_ds, which the kernel fills in.
-        let (found, segment) = unsafe {
-            let mut segment: libc::shmid_ds = std::mem::zeroed();
-            (Errno::result(libc::shmctl(id, SHM_STAT_ANY, &raw mut segment))?, segment)
-        };
-        // It goes by the place in the table and says which segment it has found there.
-        if found == id { Ok(segment) } else { Err(Errno::EIDRM) }
-    }
-
-    /// How many segments there are, and pages in all of them (`SHM_INFO`).
-    pub(super) fn in_use() -> Result<(u64, u64), Errno> {
-        /// linux/shm.h; libc does not have it.
-        const SHM_INFO: i32 = 14;
-        // `struct shm_info`: an int, and five unsigned longs after it.
-        let mut info = [0_u64; 6];
-        // SAFETY: SHM_INFO fills in that structure, which has the array's size and alignment.
-        let done = unsafe { libc::shmctl(0, SHM_INFO, info.as_mut_ptr().cast()) };
-        Errno::result(done)?;
-        let first: [u8; 8] = info[0].to_ne_bytes();
-        let segments = first.first_chunk().map_or(0, |bytes: &[u8; 4]| i32::from_ne_bytes(*bytes));
-        Ok((u64::try_from(segments).unwrap_or(0), info[1]))
-    }
-
-    /// `IPC_SET`: mode and owner.
-    pub(super) fn set(id: i32, segment: &libc::shmid_ds) -> Result<(), Errno> {
-        let mut segment = *segment;
-        // SAFETY: the kernel reads from the copy.
-        Errno::result(unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut segment) }).map(drop)
-    }
-
-    /// `IPC_RMID`.
-    pub(in super::super) fn remove(id: i32) -> Result<(), Errno> {
-        // SAFETY: the kernel looks at no pointer.
-        let done = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
-        Errno::result(done).map(drop)
-    }
-
-    /// The longest segment that may be made: `kernel.shmmax`.
-    pub(in super::super) fn longest() -> u64 {
-        // linux/shm.h, `struct shminfo64`; libc does not have it. The first number is shmmax.
-        let mut info = [0_u64; 9];
-        // SAFETY: IPC_INFO fills in nine unsigned longs.
-        let done = unsafe { libc::shmctl(0, libc::IPC_INFO, info.as_mut_ptr().cast()) };
-        if done < 0 { u64::MAX } else { info[0] }
-    }
-
-    /// A segment in this process's memory. Nothing here refers to that memory: it is copied from and
-    /// to by the kernel, at which others may write at the same time.
-    pub(super) struct Attachment(usize);
-
-    impl Attachment {
-        /// shmat(2).
-        pub(super) fn new(id: i32, write: bool) -> Result<Self, Errno> {
-            let flags = if write { 0 } else { libc::SHM_RDONLY };
-            // SAFETY: the kernel chooses a free address.
-            let address = unsafe { libc::shmat(id, std::ptr::null(), flags) };
-            if address as isize == -1 { Err(Errno::last()) } else { Ok(Self(address as usize)) }
-        }
-
-        pub(super) fn address(&self) -> usize {
-            self.0
-        }
-
-        /// Copies from `at` on; the caller keeps the bounds.
-        pub(super) fn read(&self, at: usize, data: &mut [u8]) -> Result<usize, Errno> {
-            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
-            process_vm_readv(Pid::this(), &mut [IoSliceMut::new(data)], &[there])
-        }
-
-        /// Copies to `at` on; the caller keeps the bounds.
-        pub(super) fn write(&self, at: usize, data: &[u8]) -> Result<usize, Errno> {
-            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
-            process_vm_writev(Pid::this(), &[IoSlice::new(data)], &[there])
-        }
-    }
-
-    impl Drop for Attachment {
-        fn drop(&mut self) {
-            // SAFETY: this is where the segment is attached, and nobody else detaches it.
-            unsafe { libc::shmdt(self.0 as *const libc::c_void) };
         }
     }
 }

@@ -12,7 +12,7 @@
 //! For another size than a page, the segment is removed and made again, which keeps it from being
 //! counted twice where there is room for one. All who open it through the mount meanwhile share one
 //! [`Birth`], which attaches nothing before the size is settled, and so follow it to the segment that
-//! it becomes; who has only looked it up finds that one by [`Births::now`]. Once anybody has attached
+//! it becomes; who has only looked it up finds that one by [`Births::now`](super::births::Births::now). Once anybody has attached
 //! the segment in C, or its owner has been changed, it stays as it is.
 //!
 //! # Large writes
@@ -28,18 +28,17 @@
 //! Such an open file cannot be mapped (`ENODEV`): the kernel wants to know what to map at the open,
 //! and the segment may still change.
 
-use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use nix::sys::memfd::MFdFlags;
 use nix::sys::uio::{pread, pwrite};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::shm::{
-    SegmentFile, Segments, change_segment, check_size, removed, segment_attr, sized, sys,
+use super::{
+    SegmentFile, Segments, change_segment, check_size, no_such_size, removed, segment_attr, sized,
+    sys,
 };
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -53,132 +52,9 @@ const PIECE: usize = 64 << 10;
 /// What is copied at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Who has made a segment opens it as soon as that.
-const SOON: Duration = Duration::from_secs(1);
-
-/// Who has looked up a segment that is then made again asks for it as soon as that; and as many of
-/// them are remembered.
-const SHORTLY: Duration = Duration::from_secs(5);
-const RECENT: usize = 256;
-
-/// All segments whose size is not settled, and those that have been made again lately.
-#[derive(Default)]
-pub(super) struct Births {
-    table: Mutex<Table>,
-    /// Held while a segment is made through the mount, or made again: in between its key has none.
-    making: Mutex<()>,
-    /// How many have been made again.
-    replaced: AtomicU64,
-}
-
-#[derive(Default)]
-struct Table {
-    unsettled: HashMap<i32, Unsettled>,
-    /// Which identifier has been followed by which, and when; the latest is the last.
-    followed: VecDeque<(i32, i32, Instant)>,
-}
-
-enum Unsettled {
-    /// Made by this caller, who is about to open it.
-    Expected(Caller, Instant),
-    Open(Weak<Birth>),
-}
-
-impl Births {
-    /// Makes a segment that is going to be opened.
-    pub(super) fn make(&self, caller: Caller, make: impl FnOnce() -> Result<i32>) -> Result<()> {
-        let _making = self.making.lock();
-        let id = make()?;
-        let unsettled = &mut self.table.lock().unsettled;
-        unsettled.retain(|_, other| match other {
-            Unsettled::Expected(_, since) => since.elapsed() < SOON,
-            Unsettled::Open(birth) => birth.strong_count() > 0,
-        });
-        unsettled.insert(id, Unsettled::Expected(caller, Instant::now()));
-        Ok(())
-    }
-
-    /// Does `find` again if it finds nothing because a segment is just being made again.
-    pub(super) fn find<T>(&self, find: impl Fn() -> Result<T>) -> Result<T> {
-        let before = self.replaced.load(Ordering::SeqCst);
-        match find() {
-            Err(error) if error.errno() == Errno::ENOENT => {
-                let busy = self.making.try_lock().is_none();
-                if !busy && self.replaced.load(Ordering::SeqCst) == before {
-                    return Err(error);
-                }
-                let _made = self.making.lock();
-                find()
-            }
-            found => found,
-        }
-    }
-
-    /// The birth that an open of the segment `id` takes part in; `None` if its size is settled.
-    pub(super) fn join(&self, kind: &Arc<Segments>, id: i32, created: bool) -> Option<Arc<Birth>> {
-        let mut table = self.table.lock();
-        match table.unsettled.get(&id)? {
-            Unsettled::Open(birth) => birth.upgrade(),
-            Unsettled::Expected(_, since) if !created && since.elapsed() > SOON => {
-                table.unsettled.remove(&id);
-                None
-            }
-            Unsettled::Expected(creator, _) => {
-                let birth = Arc::new(Birth {
-                    kind: Arc::clone(kind),
-                    creator: *creator,
-                    shown: Mutex::new(Shown { id, length: Length::None }),
-                    state: Mutex::new(State::Page),
-                    failed: AtomicBool::new(false),
-                });
-                table.unsettled.insert(id, Unsettled::Open(Arc::downgrade(&birth)));
-                Some(birth)
-            }
-        }
-    }
-
-    /// The size to be shown of a segment, if it is another than its own.
-    pub(super) fn size(&self, id: i32, segment: &libc::shmid_ds) -> Option<u64> {
-        let birth = match self.table.lock().unsettled.get(&id)? {
-            Unsettled::Open(birth) => birth.upgrade()?,
-            Unsettled::Expected(_, since) => {
-                return (since.elapsed() < SOON && is_untouched(segment, 0)).then_some(0);
-            }
-        };
-        let length = birth.shown.lock().length;
-        Some(length.of(segment))
-    }
-
-    /// The identifier of the segment that the segment `id` has become, or `id` itself.
-    pub(super) fn now(&self, id: i32) -> i32 {
-        let table = self.table.lock();
-        let mut latest = table.followed.iter().rev();
-        let found = latest.find(|(old, _, since)| *old == id && since.elapsed() < SHORTLY);
-        found.map_or(id, |(_, new, _)| *new)
-    }
-
-    /// Notes that `new` has taken the place of `old`.
-    fn follow(&self, birth: &Arc<Birth>, old: i32, new: i32) {
-        let mut table = self.table.lock();
-        for (_, target, _) in table.followed.iter_mut().filter(|(_, target, _)| *target == old) {
-            *target = new;
-        }
-        if table.followed.len() == RECENT {
-            table.followed.pop_front();
-        }
-        table.followed.push_back((old, new, Instant::now()));
-        table.unsettled.remove(&old);
-        table.unsettled.insert(new, Unsettled::Open(Arc::downgrade(birth)));
-    }
-
-    fn forget(&self, id: i32) {
-        self.table.lock().unsettled.remove(&id);
-    }
-}
-
 /// Whether nobody but the daemon, `attached` times, has anything to do with a segment, so that it may
 /// be made again.
-fn is_untouched(segment: &libc::shmid_ds, attached: u64) -> bool {
+pub(super) fn is_untouched(segment: &libc::shmid_ds, attached: u64) -> bool {
     let perm = &segment.shm_perm;
     let me = std::process::id() as i32;
     segment.shm_nattch == attached
@@ -290,6 +166,23 @@ fn too_long(size: u64) -> Error {
 }
 
 impl Birth {
+    /// That of the segment `id`, which `creator` has just made.
+    pub(super) fn new(kind: Arc<Segments>, creator: Caller, id: i32) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            creator,
+            shown: Mutex::new(Shown { id, length: Length::None }),
+            state: Mutex::new(State::Page),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// The size to be shown.
+    pub(super) fn size(&self, segment: &libc::shmid_ds) -> u64 {
+        let length = self.shown.lock().length;
+        length.of(segment)
+    }
+
     fn id(&self) -> i32 {
         self.shown.lock().id
     }
@@ -320,9 +213,9 @@ impl Birth {
         let make = |size| self.kind.new_segment(self.creator, key, mode, size);
         if size == 0 || size > sys::longest() {
             self.failed.store(true, Ordering::SeqCst);
-            return Err(super::shm::no_such_size(size));
+            return Err(no_such_size(size));
         }
-        let _making = births.making.lock();
+        let _making = births.making();
         let made = self.creator.act(|| {
             sys::remove(old).map_err(removed)?;
             match make(size) {
@@ -337,7 +230,6 @@ impl Birth {
         let (new, error) = made?;
         shown.id = new;
         births.follow(self, old, new);
-        births.replaced.fetch_add(1, Ordering::SeqCst);
         error.map_or(Ok(()), Err)
     }
 
@@ -396,6 +288,8 @@ impl Birth {
             return Err(Error::because(Errno::ENOSPC, sentence));
         }
         self.replace(&segment, growing.length)?;
+        // Until all is in there.
+        self.failed.store(true, Ordering::SeqCst);
         let file = SegmentFile::open(&self.kind, self.id(), self.creator, true)?;
         let mut piece = vec![0; CHUNK];
         let mut at = 0;
@@ -407,6 +301,7 @@ impl Birth {
             file.write_all(at, &piece[..length])?;
             at += length as u64;
         }
+        self.failed.store(false, Ordering::SeqCst);
         self.show(Length::Own);
         Ok(Arc::new(file))
     }
