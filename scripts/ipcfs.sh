@@ -733,20 +733,24 @@ _ipc_next() {
 		# Nobody is to end them with the message in hand; they do not wait.
 		trap '' HUP INT TERM
 		{
-			{
-				LC_ALL=C dd if="$ipc_file" bs=1M iflag=nonblock 2>&3 3>&-
-				echo ".$?" >&3
-			} | tee -- "$ipc_claim" >&6 2>&8 3>&-
+			LC_ALL=C dd if="$ipc_file" bs=1M iflag=nonblock 2>&3 3>&- |
+				tee -- "$ipc_claim" >&6 2>&8 3>&-
 		} 3>&1 6<>/proc/self/fd/7
 	)
-	set -- $? "${ipc_report##*.}"
-	ipc_report=${ipc_report%.*}
-	if [ "$1" -ne 0 ]; then
-		[ "$2" != 0 ] || _ipc_return
-		return 69
-	fi
-	_ipc_report "$2" 2>&8
 	set -- $?
+	# dd begins with its name where it has taken none.
+	case $1:${ipc_report:=dd: dd has been killed} in
+	0:dd:*)
+		_ipc_report 1 2>&8
+		set -- $?
+		;;
+	0:*) ;;
+	*:dd:*) set -- 69 ;;
+	*)
+		_ipc_return
+		return 69
+		;;
+	esac
 	[ "$1" -ne 75 ] || ! _ipc_adopt || return 0
 	return "$1"
 }
