@@ -74,7 +74,9 @@ impl Error {
     #[must_use]
     pub fn absent(self) -> Self {
         match self.errno {
-            Errno::EINVAL | Errno::EIDRM => Self::new(Errno::ENOENT),
+            Errno::EIDRM => Self::new(Errno::ENOENT),
+            // One with a sentence is about something else.
+            Errno::EINVAL if self.what.is_none() => Self::new(Errno::ENOENT),
             _ => self,
         }
     }
@@ -134,6 +136,8 @@ mod tests {
             assert_eq!(Error::new(errno).absent().errno(), Errno::ENOENT);
         }
         assert_eq!(Error::because(Errno::EACCES, "no").absent().to_string(), "EACCES: no");
+        let forged = Error::because(Errno::EINVAL, "the file has 5 bytes");
+        assert_eq!(forged.absent().errno(), Errno::EINVAL);
         assert!(Error::deferred().absent().is_deferred());
     }
 
