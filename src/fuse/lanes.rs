@@ -186,14 +186,12 @@ impl Lanes {
             Busy::Fetched { pulse, unique } => {
                 let next = pulse + 1;
                 let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
-                match self.pulse.compare_exchange(pulse, next, success, failure) {
-                    Ok(_) => Some(next),
+                let goes_on = self.pulse.compare_exchange(pulse, next, success, failure).is_ok();
+                if !goes_on {
                     // The watchdog has had another one fetch.
-                    Err(_) => {
-                        self.end(unique, None);
-                        None
-                    }
+                    self.end(unique, None);
                 }
+                goes_on.then_some(next)
             }
             Busy::InLane { uid, unique } => {
                 self.end(unique, Some(uid));

@@ -127,8 +127,24 @@ struct Process {
 }
 
 impl Process {
-    /// With its open descriptors, as far as they are shown; they are those of all its threads, unless
-    /// one has left the others (unshare(2), `CLONE_FILES`).
+    /// Its open descriptors, as far as they are shown, by a thread that has them: all of its threads
+    /// have the same, unless one has left the others (unshare(2), `CLONE_FILES`).
+    fn tables(pid: u32) -> Vec<(Self, Vec<u32>)> {
+        let mut tables = vec![Self::look(pid)];
+        let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
+        if threads.len() > 1 {
+            for thread in threads {
+                let known = |(one, _): &(Self, _)| sys::share_files(one.thread, thread);
+                if !tables.iter().any(known) {
+                    let apart = Self { pid, thread };
+                    tables.push((apart, apart.descriptors()));
+                }
+            }
+        }
+        tables
+    }
+
+    /// By its first thread that lives, with its open descriptors as far as they are shown.
     fn look(pid: u32) -> (Self, Vec<u32>) {
         let first = Self { pid, thread: pid };
         let open = first.descriptors();
@@ -281,6 +297,20 @@ mod sys {
     use std::path::Path;
 
     use crate::vfs::FileId;
+
+    /// Whether two threads have the same open files, in one table (kcmp(2)); what cannot be told is
+    /// taken for the same.
+    pub(super) fn share_files(one: u32, other: u32) -> bool {
+        /// linux/kcmp.h
+        const KCMP_FILES: i32 = 2;
+        if one == other {
+            return true;
+        }
+        // SAFETY: takes five integers.
+        let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
+        // 1 and 2 say which of them comes first.
+        order <= 0
+    }
 
     /// What a path stands for, from what the kernel knows already: no file system is asked.
     pub fn file_id(path: &Path) -> Option<FileId> {

@@ -29,15 +29,18 @@ pub struct Found {
 pub fn find(targets: &Targets) -> Result<Found> {
     let mut found = Found { users: vec![BTreeSet::new(); targets.len()], hidden: false };
     for pid in processes()? {
-        let (process, descriptors) = Process::look(pid);
-        for number in descriptors {
-            let shown = process.descriptor(number);
-            found.hidden |= shown.holds_others;
-            let file = process.file(targets, number, &shown);
-            if let Some(index) = file.and_then(|file| targets.files.get(&file)) {
-                found.users[*index].insert(pid);
+        let tables = Process::tables(pid);
+        for (thread, descriptors) in &tables {
+            for &number in descriptors {
+                let shown = thread.descriptor(number);
+                found.hidden |= shown.holds_others;
+                let file = thread.file(targets, number, &shown);
+                if let Some(index) = file.and_then(|file| targets.files.get(&file)) {
+                    found.users[*index].insert(pid);
+                }
             }
         }
+        let Some((process, _)) = tables.first() else { continue };
         let maps = std::fs::read(process.path("maps")).unwrap_or_default();
         for mapping in mappings(&maps) {
             let Some(index) = mapping.object(targets) else { continue };

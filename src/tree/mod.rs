@@ -130,7 +130,8 @@ impl Tree {
         let node = self.nodes.get(id)?;
         let attr = match (open.as_ref().and_then(|file| file.handle.attr()), &node.item) {
             (Some(attr), _) => attr?,
-            (None, Item::Dir(dir)) => dir.attr().map_err(looked_up_again)?,
+            // One that a process has open is not looked up again.
+            (None, Item::Dir(dir)) => dir.attr()?,
             (None, Item::Object(object)) => match (object.attr(), &open) {
                 // What has been opened is there still.
                 (Err(error), Some(_)) if error.errno() == Errno::ENOENT => node.attr,

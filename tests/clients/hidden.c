@@ -1,6 +1,7 @@
 /* Whoever uses an object in a way that /proc does not show at first sight.
  *
  * hidden thread FILE    has it open and mapped, its first thread having ended
+ * hidden apart FILE     has it open in a thread whose open files are its own
  * hidden wait NAME      waits for the POSIX semaphore /NAME, its first thread having ended
  * hidden passed FILE    has it open by nothing but a message that nobody has received (SCM_RIGHTS)
  * hidden ring FILE      has it open by nothing but an io_uring; status 77 where there is none
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +47,10 @@ static int opened(void)
 
 static void *thread(void *first)
 {
-	pthread_join(*(pthread_t *)first, NULL);
+	if (strcmp(what, "apart"))
+		pthread_join(*(pthread_t *)first, NULL);
+	else if (unshare(CLONE_FILES))
+		die("unshare");
 	if (!strcmp(what, "wait")) {
 		sem_t *sem = sem_open(path, 0);
 		if (sem == SEM_FAILED)
@@ -54,7 +59,8 @@ static void *thread(void *first)
 		sem_wait(sem);
 	} else {
 		int fd = opened();
-		mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+		if (strcmp(what, "apart"))
+			mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
 		ready();
 		pause();
 	}
@@ -93,12 +99,14 @@ int main(int argc, char **argv)
 		return 2;
 	what = argv[1];
 	path = argv[2];
-	if (!strcmp(what, "thread") || !strcmp(what, "wait")) {
+	if (!strcmp(what, "thread") || !strcmp(what, "apart") || !strcmp(what, "wait")) {
 		static pthread_t first;
 		pthread_t second;
 		first = pthread_self();
 		if (pthread_create(&second, NULL, thread, &first))
 			die("pthread_create");
+		if (!strcmp(what, "apart"))
+			pause();
 		pthread_exit(NULL);
 	}
 	int fd = opened();

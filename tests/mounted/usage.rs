@@ -192,6 +192,10 @@ fn a_process_whose_first_thread_has_ended_uses_what_it_uses() {
         let user = hidden(&world, "thread", object).unwrap();
         assert_eq!(users(&world, object), line(&user, "hidden"), "{object}");
     }
+    // A thread that shares no open files with the first.
+    let apart = hidden(&world, "apart", "/dev/shm/m").unwrap();
+    assert_eq!(users(&world, "shm/m"), line(&apart, "hidden"));
+    assert!(!world.run("cat ctl/orphans").contains("shm/m"));
     let waiter = hidden(&world, "wait", "s").unwrap();
     let expected = line(&waiter, "wait\thidden");
     eventually("it waits", || waiters(&world, "sem/s") == expected);
