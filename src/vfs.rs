@@ -431,6 +431,15 @@ pub trait Handle: Send + Sync {
     /// before it could have them.
     fn unread(&self, _bytes: &[u8]) {}
 
+    /// Whether a `write` of `data` takes something and does nothing else.
+    fn takes(&self, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Gives back what a `write` of `data` took ([`Handle::takes`]), since its writer has been killed
+    /// before it could know.
+    fn unwrite(&self, _cx: &Cx, _data: &[u8]) {}
+
     /// Which of `events` (poll(2)) hold now.
     fn poll(&self, events: i16) -> i16 {
         events & (libc::POLLIN | libc::POLLRDNORM | libc::POLLOUT | libc::POLLWRNORM)

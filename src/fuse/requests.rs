@@ -33,6 +33,14 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Whether the caller of a request that has waited does not live to see the answer.
+///
+/// The signal may have come after what it waited for, and its interrupt may still be on its way. Of
+/// who cannot be seen the interrupt tells.
+fn is_lost(flight: &Flight, cx: &Cx) -> bool {
+    cx.caller.is_dying().unwrap_or(flight.cancelled().is_some())
+}
+
 impl Adapter {
     /// To be called after a read or write: what somebody polls may have to be watched anew.
     fn rearm(&self, file: &OpenFile, fh: FileHandle) {
@@ -295,9 +303,7 @@ impl Filesystem for Adapter {
                         let Some(reply) = late.take() else { return };
                         match outcome {
                             Err(error) if out.is_empty() => reply.refuse(|| asked, &error),
-                            // The signal may have come after what it waited for, and its interrupt
-                            // may still be on its way. Of whom cannot be seen the interrupt tells.
-                            _ if cx.caller.is_dying().unwrap_or(flight.cancelled().is_some()) => {
+                            _ if is_lost(flight, &cx) => {
                                 // Answered first: giving back may have to wait for room.
                                 reply.error(fuser::Errno::EINTR);
                                 flight.finish();
@@ -348,6 +354,12 @@ impl Filesystem for Adapter {
                         let Some(reply) = late.take() else { return };
                         match outcome {
                             Err(error) if done == 0 => reply.refuse(|| asked, &error),
+                            // As for a read.
+                            Ok(()) if file.handle.takes(&data) && is_lost(flight, &cx) => {
+                                reply.error(fuser::Errno::EINTR);
+                                flight.finish();
+                                file.handle.unwrite(&cx, &data);
+                            }
                             _ => reply.written(done as u32),
                         }
                     });

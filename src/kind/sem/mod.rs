@@ -490,4 +490,18 @@ impl Handle for OpenSemaphore {
         *done = data.len();
         Ok(())
     }
+
+    fn takes(&self, data: &[u8]) -> bool {
+        matches!(grammar::parse(data), Ok(Operation::Take(1..)))
+    }
+
+    fn unwrite(&self, _cx: &Cx, data: &[u8]) {
+        let (Source::Live(live), Ok(Operation::Take(count))) = (&self.source, grammar::parse(data))
+        else {
+            return;
+        };
+        if let Err(error) = live.word.post(count) {
+            log::debug!("what a killed process has taken could not be given back: {error}");
+        }
+    }
 }

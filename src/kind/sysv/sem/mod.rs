@@ -489,4 +489,21 @@ impl Handle for OpenSet {
         *done = data.len();
         Ok(())
     }
+
+    fn takes(&self, data: &[u8]) -> bool {
+        let Ok(Operation::Operate(steps)) = grammar::parse(data) else { return false };
+        steps.iter().all(|step| step.change < 0)
+    }
+
+    fn unwrite(&self, cx: &Cx, data: &[u8]) {
+        let Ok(Operation::Operate(mut steps)) = grammar::parse(data) else { return };
+        for step in &mut steps {
+            step.change = step.change.saturating_neg();
+        }
+        let given_back = check(self.id, self.origin)
+            .and_then(|()| self.kind.operate(self.id, &steps, cx.caller, Wait::Try));
+        if let Err(error) = given_back {
+            log::debug!("what a killed process has taken could not be given back: {error}");
+        }
+    }
 }
