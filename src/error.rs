@@ -8,12 +8,15 @@ use std::io;
 
 pub use nix::errno::Errno;
 
+use crate::tickets::Ticket;
+
 /// What went wrong: the errno of the C call, and the sentence that errno cannot say.
 #[derive(Debug)]
 pub struct Error {
     errno: Errno,
     again: Again,
     what: Option<Box<str>>,
+    place: Option<Box<Ticket>>,
 }
 
 /// What an `EAGAIN` asks for.
@@ -33,24 +36,35 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error that its errno says all about.
     pub const fn new(errno: Errno) -> Self {
-        Self { errno, again: Again::IfWaiting, what: None }
+        Self { errno, again: Again::IfWaiting, what: None, place: None }
     }
 
     /// An error with the sentence that its errno cannot say.
     pub fn because(errno: Errno, what: impl Into<Box<str>>) -> Self {
-        Self { errno, again: Again::IfWaiting, what: Some(what.into()) }
+        Self { what: Some(what.into()), ..Self::new(errno) }
+    }
+
+    /// `EAGAIN` for one who has a place among those who wait, and keeps it when a worker does it
+    /// again.
+    pub fn in_turn(place: Ticket) -> Self {
+        Self { place: Some(Box::new(place)), ..Self::new(Errno::EAGAIN) }
+    }
+
+    /// The place among those who wait, if there is one.
+    pub fn into_place(self) -> Option<Ticket> {
+        self.place.map(|place| *place)
     }
 
     /// Not an error: the work takes too long for the request loop (a walk through /proc, say) and
     /// is to be done again with [`Wait::Block`](crate::vfs::Wait::Block) by a worker, even for a
     /// file that is open with `O_NONBLOCK`, since it waits for nobody.
     pub const fn deferred() -> Self {
-        Self { errno: Errno::EAGAIN, again: Again::ByWorker, what: None }
+        Self { errno: Errno::EAGAIN, again: Again::ByWorker, what: None, place: None }
     }
 
     /// `EAGAIN` as the answer, whether the caller would wait or not: what `try` and `tryhold` say.
     pub const fn not_now() -> Self {
-        Self { errno: Errno::EAGAIN, again: Again::Never, what: None }
+        Self { errno: Errno::EAGAIN, again: Again::Never, what: None, place: None }
     }
 
     /// The errno to answer with.
@@ -70,13 +84,11 @@ impl Error {
 
     /// What it is to who looks for an object or at it: `ENOENT` where the object has gone in that
     /// moment, which the System V calls say by `EIDRM`, or by `EINVAL` of an identifier that is not in
-    /// use any more.
+    /// use any more. An error that comes with a sentence is about something that is there.
     #[must_use]
     pub fn absent(self) -> Self {
         match self.errno {
-            Errno::EIDRM => Self::new(Errno::ENOENT),
-            // One with a sentence is about something else.
-            Errno::EINVAL if self.what.is_none() => Self::new(Errno::ENOENT),
+            Errno::EINVAL | Errno::EIDRM if self.what.is_none() => Self::new(Errno::ENOENT),
             _ => self,
         }
     }
@@ -135,9 +147,10 @@ mod tests {
         for errno in [Errno::EINVAL, Errno::EIDRM, Errno::ENOENT] {
             assert_eq!(Error::new(errno).absent().errno(), Errno::ENOENT);
         }
-        assert_eq!(Error::because(Errno::EACCES, "no").absent().to_string(), "EACCES: no");
-        let forged = Error::because(Errno::EINVAL, "the file has 5 bytes");
-        assert_eq!(forged.absent().errno(), Errno::EINVAL);
+        for errno in [Errno::EACCES, Errno::EINVAL] {
+            let error = Error::because(errno, "no");
+            assert_eq!(error.absent().to_string(), format!("{errno:?}: no"));
+        }
         assert!(Error::deferred().absent().is_deferred());
     }
 

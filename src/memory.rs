@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::monitor;
 
-/// As much shared memory, in bytes, takes the kernel 15 ms to free or so: for longer than that no
-/// request is to be kept waiting by another.
-pub const HEAVY: u64 = 256 << 20;
+/// As much shared memory, in bytes, takes the kernel a millisecond or two to free, and several times
+/// that where many do so at a time: for longer no request is to be kept waiting by another.
+pub const HEAVY: u64 = 16 << 20;
 
 /// Has a worker drop what may be the last hold on much shared memory, if there is any.
 pub fn free_later<T: Send + 'static>(holder: Option<T>) {
@@ -23,6 +23,14 @@ mod sys {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 
+    /// What is large is memory of its own: on the heap a large buffer that is hardly used costs as
+    /// much as there was free at its place, which has to be cleared (mallopt(3)).
+    pub(super) fn keep_large_apart() {
+        const LARGE: i32 = 1 << 20;
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+
     /// Gives what is free back to the kernel (`malloc_trim(3)`).
     pub(super) fn trim() {
         // SAFETY: malloc_trim may be called at any time by any thread.
@@ -33,6 +41,9 @@ mod sys {
 /// To be called once at the start.
 pub fn keep_small() {
     sys::one_arena();
+    sys::keep_large_apart();
+    // Of large buffers little is used: a huge page for each would be most of what the daemon has.
+    let _ = nix::sys::prctl::set_thp_disable(true);
 }
 
 /// To be called when a crowd has left: of workers, of nodes, of names.

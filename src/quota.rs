@@ -98,6 +98,18 @@ impl Quota {
         self.take_many(uid, 1)
     }
 
+    /// Bytes of System V segments that are being written piece by piece (`kind/sysv/fresh.rs`): as much
+    /// of the machine's memory as a user may fill until they are done.
+    pub fn collected() -> &'static Arc<Self> {
+        static COLLECTED: OnceLock<Arc<Quota>> = OnceLock::new();
+        COLLECTED.get_or_init(|| {
+            const LEAST: usize = 64 << 20;
+            let all = std::fs::read_to_string("/proc/meminfo").ok();
+            let all = all.as_deref().and_then(memory_of).unwrap_or(0).max(2 * LEAST);
+            Self::new("bytes of unfinished segments", Errno::ENOMEM, all / 4, all / 2)
+        })
+    }
+
     /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
     /// `ENOMEM` when there is not so much left for them.
     pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
@@ -142,6 +154,21 @@ impl Quota {
         let own = self.taken.lock().by_user.get(&uid).copied().unwrap_or(0);
         (if uid == 0 { self.all } else { self.each }, own)
     }
+}
+
+impl Share {
+    /// Takes as much more; see [`Quota::take_many`].
+    pub fn add(&mut self, amount: usize) -> Result<()> {
+        self.quota.add(self.uid, amount)?;
+        self.amount += amount;
+        Ok(())
+    }
+}
+
+/// The bytes of the machine's memory, as /proc/meminfo has it.
+fn memory_of(text: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
 impl Drop for Share {

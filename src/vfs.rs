@@ -104,6 +104,12 @@ impl Attr {
     }
 }
 
+/// The size that a text shows which is made when it is read: a page, as in sysfs.
+///
+/// Programs that copy by sendfile(2) (busybox's cat, Python's `shutil`) take a file of no bytes to be
+/// empty and ask no further; that a whole page is a guess, others know (coreutils' wc and tail).
+pub const TEXT_SIZE: u64 = 4096;
+
 /// The attributes to change; `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -266,6 +272,11 @@ pub trait Dir: Send + Sync {
         fail(Errno::EPERM)
     }
 
+    /// The same for who does not open it (mknod(2)).
+    fn make_file(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        self.create(caller, name, mode)
+    }
+
     /// Makes a named pipe.
     fn make_fifo(&self, _caller: Caller, _name: &[u8], _mode: u32) -> Result<()> {
         fail(Errno::EPERM)
@@ -336,7 +347,7 @@ pub trait Object: Send + Sync {
     fn attr(&self) -> Result<Attr>;
 
     /// Changes attributes of the real object.
-    fn change(&self, caller: Caller, change: &Change) -> Result<()>;
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()>;
 
     /// Whether the caller may read or write it, where the calls of C ask for more than a file's
     /// mode says; that, the kernel has checked. One that is gone is for others to notice.
@@ -388,7 +399,7 @@ pub trait Handle: Send + Sync {
     }
 
     /// Changes the size of the open file; `None` where [`Object::change`] does it.
-    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+    fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
         None
     }
 

@@ -49,6 +49,7 @@ fn shares(uid: u32) -> Vec<Limit> {
         limits.push(share("daemon_open_files", mounted.quota(), "-o max_handles=N"));
         limits.push(share("daemon_listing_bytes", mounted.memory(), ""));
     }
+    limits.push(share("daemon_unfinished_bytes", Quota::collected(), ""));
     let raise = "sysctl vm.max_map_count=N";
     limits.push(share("daemon_mappings_share", Quota::mappings(), raise));
     limits

@@ -13,8 +13,8 @@ use crate::proc;
 use crate::status::Fields;
 use crate::turn;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
-    Opened, Wait,
+    Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, MANY, Object,
+    ObjectId, Opened, TEXT_SIZE, Wait,
 };
 
 /// One file, or one directory of numbered files, of an object of type `T`.
@@ -99,7 +99,7 @@ impl<T: Object> ControlDir<T> {
         let ident = index as u64;
         Ok(match control.serve {
             Serve::Numbers { .. } => directory_like(&object, ident),
-            _ => file_like(&object, ident, control.access),
+            _ => control.file_like(&object, ident),
         })
     }
 }
@@ -117,9 +117,17 @@ pub fn directory_like(object: &Attr, ident: u64) -> Attr {
     }
 }
 
-fn file_like(object: &Attr, ident: u64, access: Access) -> Attr {
-    let mode = access.mode(object.mode);
-    Attr { ident, file_type: FileType::Regular, mode, size: 0, blocks: 0, nlink: 1, ..*object }
+impl<T> Control<T> {
+    /// The attributes of the file for an object with these.
+    fn file_like(&self, object: &Attr, ident: u64) -> Attr {
+        let (file_type, mode) = (FileType::Regular, self.access.mode(object.mode));
+        // A stream has no size: who archives the tree (tar) has no reason to wait for it to end.
+        let size = match self.serve {
+            Serve::Sh(_) | Serve::Json(_) | Serve::Slow(_) | Serve::Value { .. } => TEXT_SIZE,
+            Serve::Open(_) | Serve::Numbers { .. } => 0,
+        };
+        Attr { ident, file_type, mode, size, blocks: size / 512, nlink: 1, ..*object }
+    }
 }
 
 impl<T: Object + 'static> Dir for ControlDir<T> {
@@ -189,7 +197,7 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
         match number {
             // One spelling for each number, so that it has one node.
             Some(number) if valid.contains(&number) && number.to_string().as_bytes() == name => {
-                Ok(file_like(&self.object.attr()?, number as u64, self.control.access))
+                Ok(self.control.file_like(&self.object.attr()?, number as u64))
             }
             _ => fail(Errno::ENOENT),
         }
@@ -214,7 +222,7 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
         })))
     }
 
-    fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
+    fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let Serve::Numbers { listed, .. } = &self.control.serve else { return Ok(Vec::new()) };
         let entry = |number: i64| DirEntry {
             name: number.to_string().into(),
@@ -222,6 +230,9 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
             file_type: FileType::Regular,
         };
         let numbers = listed(&self.object).map_err(Error::absent)?;
+        if numbers.len() > MANY && wait == Wait::Try {
+            return Err(Error::deferred());
+        }
         Ok(numbers.into_iter().map(entry).collect())
     }
 }
@@ -244,10 +255,10 @@ impl<T: Object> Object for ControlFile<T> {
     }
 
     fn attr(&self) -> Result<Attr> {
-        Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
+        Ok(self.control.file_like(&self.object.attr()?, self.ident))
     }
 
-    fn change(&self, _caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, change: &Change) -> Result<()> {
         // `>` and touch(1) are no reason to fail; modes and owners are the object's.
         if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
             return Err(Error::because(
@@ -358,7 +369,7 @@ struct OpenValue<T> {
 
 impl<T: Object> Handle for OpenValue<T> {
     fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let value = (self.show)(&self.object).map_err(Error::absent)?;
+        let value = (self.show)(&self.object)?;
         let text = format!("{value}\n").into_bytes();
         OpenText(text).read(cx, at, size, out)
     }
@@ -419,7 +430,7 @@ mod tests {
         fn attr(&self) -> Result<Attr> {
             Ok(Attr::file(1, 0o600))
         }
-        fn change(&self, _: Caller, _: &Change) -> Result<()> {
+        fn change(&self, _: &Cx, _: &Change) -> Result<()> {
             fail(Errno::EPERM)
         }
         fn open(&self, _: &Cx, _: &How) -> Result<Opened> {

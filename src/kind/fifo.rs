@@ -29,6 +29,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "fifo",
     about: "named pipes",
+    texts: false,
     // The pipe hangs on the inode.
     children: Children::Stable,
     attributes: &[],
@@ -88,6 +89,7 @@ impl Pipes {
 
 impl Kind for Pipes {
     fn make(&self, caller: Caller, name: &[u8], mode: u32, _: &Attributes) -> Result<()> {
+        state::check_room(caller, &self.dir)?;
         self.dir.make_fifo(caller, name, mode)
     }
 }
@@ -124,11 +126,11 @@ impl Dir for Pipes {
     }
 
     fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
-        self.dir.make_fifo(caller, name, mode)
+        self.make(caller, name, mode, &Attributes::default())
     }
 
     fn make_fifo(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
-        self.dir.make_fifo(caller, name, mode)
+        self.make(caller, name, mode, &Attributes::default())
     }
 
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
@@ -155,7 +157,7 @@ impl Object for Pipe {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
             return fail(Errno::EINVAL);
         }
@@ -163,7 +165,7 @@ impl Object for Pipe {
         if attr.ident != self.ident {
             return fail(Errno::ESTALE);
         }
-        fsdir::change_pinned(caller, &pin, change)
+        fsdir::change_pinned(cx.caller, &pin, change)
     }
 
     fn open(&self, _cx: &Cx, _how: &How) -> Result<Opened> {

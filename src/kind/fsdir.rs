@@ -18,6 +18,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::caller::{self, Caller};
 use crate::error::{Errno, Error, Result, fail};
+use crate::proc;
 use crate::vfs::{Attr, Change, DirEntry, FileId, FileType, MANY, SetTime, Wait};
 
 /// The directory, pinned by a descriptor.
@@ -241,7 +242,7 @@ pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<(
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
         let set = || Ok(nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, flags)?);
-        match caller.act(set) {
+        match keeping_set_gid(caller, pin, mode)?.act(set) {
             Err(error) if error.errno() == Errno::EPERM && disarms(pin, mode)? => set()?,
             done => done?,
         }
@@ -252,6 +253,23 @@ pub fn change_pinned(caller: Caller, pin: &OwnedFd, change: &Change) -> Result<(
         nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &*path, &atime, &mtime, flags)?;
     }
     Ok(())
+}
+
+/// Who is to set a mode. The kernel takes the set-group-ID bit away unless the group is one of those of
+/// the process that sets it (fs/attr.c, `setattr_prepare`): the caller's supplementary groups are not
+/// those of the daemon's thread, and its capability (`CAP_FSETID`) is not the daemon's. So who has the
+/// group acts with it as their own. That they are the owner, the kernel checks.
+fn keeping_set_gid(caller: Caller, pin: &OwnedFd, mode: Mode) -> Result<Caller> {
+    if !mode.contains(Mode::S_ISGID) || !caller::privileged() {
+        return Ok(caller);
+    }
+    let gid = nix::sys::stat::fstat(pin)?.st_gid;
+    let has_group = || {
+        gid == caller.gid
+            || caller.uid == 0
+            || proc::groups(caller.pid).is_some_and(|groups| groups.contains(&gid))
+    };
+    Ok(if has_group() { Caller { gid, ..caller } } else { caller })
 }
 
 /// Whether a mode takes nothing but the set-ID bits away: the kernel's own doing, for whoever writes
@@ -355,7 +373,15 @@ fn timespec(time: Option<SetTime>) -> TimeSpec {
         Some(SetTime::Now) => TimeSpec::UTIME_NOW,
         Some(SetTime::To(time)) => match time.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(after) => TimeSpec::new(after.as_secs() as i64, i64::from(after.subsec_nanos())),
-            Err(before) => TimeSpec::new(-(before.duration().as_secs() as i64), 0),
+            Err(before) => {
+                // The nanoseconds count forwards.
+                let before = before.duration();
+                let (seconds, nanoseconds) = (before.as_secs() as i64, before.subsec_nanos());
+                match i64::from(nanoseconds) {
+                    0 => TimeSpec::new(-seconds, 0),
+                    nanoseconds => TimeSpec::new(-seconds - 1, 1_000_000_000 - nanoseconds),
+                }
+            }
         },
     }
 }
@@ -416,6 +442,16 @@ mod tests {
         assert_eq!(time(-1, 0), SystemTime::UNIX_EPOCH - Duration::from_secs(1));
         time(i64::MAX, i64::MAX);
         time(i64::MIN, -1);
+    }
+
+    #[test]
+    fn a_time_is_set_to_the_nanosecond_before_1970_as_well() {
+        for (seconds, nanoseconds) in
+            [(5, 7), (0, 0), (-1, 0), (-1, 999_999_999), (-2, 800_000_000)]
+        {
+            let set = timespec(Some(SetTime::To(time(seconds, nanoseconds))));
+            assert_eq!(set, TimeSpec::new(seconds, nanoseconds));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `read`, `write`, `mmap`, `lseek`, `ftruncate`, `fallocate` | the object's own, as of any file |
 //! | `rename` | within the directory; what has the new name is replaced, if it is shared memory |
-//! | a name that begins with `sem.` | not there, `EINVAL` where it would be made: a semaphore's |
+//! | a name that begins with `sem.` | not there, `EINVAL` where it would be made and `EPERM` where something would be renamed to it: a semaphore's |
 //! | under a lease (`F_SETLEASE`) | `EBUSY`, where `shm_open` would wait for its end |
 //!
 //! The objects are the regular files of /dev/shm. What else there is (directories, symbolic links,
@@ -37,6 +37,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "shm",
     about: "POSIX shared memory",
+    texts: false,
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
@@ -164,7 +165,8 @@ impl Dir for Segments {
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
-        check_name(to, Errno::EINVAL)?;
+        // It would become a semaphore.
+        check_name(to, Errno::EPERM)?;
         self.find(from)?;
         let target = self.find(to);
         let kept = target.as_ref().ok().and_then(|attr| self.keep(to, attr));
@@ -219,15 +221,19 @@ impl Object for Segment {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if let Some(size) = change.size {
-            let (file, _) = self.descriptor(OFlag::O_WRONLY)?;
+            let (file, attr) = self.descriptor(OFlag::O_WRONLY)?;
+            may_shrink(cx, attr.size, size)?;
             truncate(&file, size)?;
         }
-        self.kind.dir.change(caller, &self.name, self.ident, change)
+        self.kind.dir.change(cx.caller, &self.name, self.ident, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
+        if how.truncate {
+            may_shrink(cx, how.checked.size, 0)?;
+        }
         let (file, attr) = match self.descriptor(flags(how)) {
             Err(error) if error.errno() == Errno::EACCES && how.created => {
                 self.admit(cx.caller, flags(how))?
@@ -308,6 +314,12 @@ fn flags(how: &How) -> OFlag {
     flags
 }
 
+/// Leaves it to a worker to make an object smaller. That takes as long as there are pages to be freed
+/// and mappings to be looked through, and nothing tells how many of these there are.
+fn may_shrink(cx: &Cx, before: u64, size: u64) -> Result<()> {
+    if size < before && cx.wait == Wait::Try { Err(Error::deferred()) } else { Ok(()) }
+}
+
 fn truncate(file: &OwnedFd, size: u64) -> Result<()> {
     let Ok(size) = i64::try_from(size) else { return fail(Errno::EFBIG) };
     Ok(nix::unistd::ftruncate(file, size)?)
@@ -326,12 +338,18 @@ impl Handle for File {
         Some(stat.map(|stat| fsdir::attr(&stat)).map_err(Error::new))
     }
 
-    fn truncate(&self, size: u64) -> Option<Result<()>> {
-        Some(truncate(&self.0, size))
+    fn truncate(&self, cx: &Cx, size: u64) -> Option<Result<()>> {
+        let shrink = || {
+            let before = nix::sys::stat::fstat(&*self.0)?.st_size;
+            may_shrink(cx, u64::try_from(before).unwrap_or(0), size)?;
+            truncate(&self.0, size)
+        };
+        Some(shrink())
     }
 
     fn reopen(&self, cx: &Cx, how: &How) -> Option<Result<Opened>> {
-        Some(fsdir::reopen(&self.0, flags(how)).and_then(|file| {
+        let allowed = if how.truncate { may_shrink(cx, how.checked.size, 0) } else { Ok(()) };
+        Some(allowed.and_then(|()| fsdir::reopen(&self.0, flags(how))).and_then(|file| {
             let attr = fsdir::attr(&nix::sys::stat::fstat(&file)?);
             Self::open(cx.caller, file, &attr, how)
         }))
@@ -412,7 +430,7 @@ mod tests {
         assert_eq!(segments.find(b"sem.a").unwrap_err().errno(), Errno::ENOENT);
         assert_eq!(segments.create(me(), b"sem.b", 0o600).unwrap_err().errno(), Errno::EINVAL);
         let renamed = segments.rename(me(), b"semaphore", b"sem.c", true);
-        assert_eq!(renamed.unwrap_err().errno(), Errno::EINVAL);
+        assert_eq!(renamed.unwrap_err().errno(), Errno::EPERM);
         assert_eq!(segments.remove(me(), b"sem.a").unwrap_err().errno(), Errno::ENOENT);
         assert_eq!(segments.list(Wait::Block).unwrap().len(), 1);
     }
@@ -454,7 +472,7 @@ mod tests {
         let mut done = 0;
         assert!(file.write(&cx, u64::MAX, b"x", &mut done).is_err());
         assert!(file.allocate(&cx, 0, u64::MAX, 1).is_err());
-        assert!(file.truncate(u64::MAX).unwrap().is_err());
+        assert!(file.truncate(&cx, u64::MAX).unwrap().is_err());
         file.write(&cx, 3, b"abc", &mut done).unwrap();
         assert_eq!(done, 3);
         file.read(&cx, 2, 100, &mut out).unwrap();

@@ -7,14 +7,14 @@
 //! They are below `/run/ipcfs`, for a user `$XDG_RUNTIME_DIR/ipcfs`. Whatever is to be trusted with
 //! names has to be the daemon's own and a place where others cannot remove what is not theirs.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::fsdir;
-use crate::caller;
+use crate::caller::{self, Caller};
 use crate::error::{Errno, Error, Result};
 
 /// Where the directories are, if this process has a place for them.
@@ -71,6 +71,25 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
         return Err(refuse(path, Errno::EPERM, why));
     }
     Ok(dir)
+}
+
+/// Whether a user may make another name in a directory of names: not if less than half of the files
+/// that its file system can have would be left, since others keep theirs there (`/run`). Its owner
+/// may, and so may anybody where there is no limit.
+pub fn check_room(caller: Caller, dir: impl AsFd) -> Result<()> {
+    if caller.uid == crate::owner().0 {
+        return Ok(());
+    }
+    let disk = nix::sys::statfs::fstatfs(dir)?;
+    let (files, free) = (disk.files(), disk.files_free());
+    if files == 0 || free > files / 2 {
+        return Ok(());
+    }
+    let sentence = format!(
+        "{free} of the {files} files that there can be where names are kept are left; the second half \
+         is not for users"
+    );
+    Err(Error::because(Errno::ENOSPC, sentence))
 }
 
 fn refuse(path: &Path, errno: Errno, why: &str) -> Error {

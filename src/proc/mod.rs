@@ -196,7 +196,7 @@ impl Process {
     /// for, and never from its file system, which might hang.
     fn file(self, targets: &Targets, number: u32, shown: &Descriptor) -> Option<FileId> {
         shown.inode.filter(|inode| targets.inodes.contains(inode))?;
-        sys::file_id(&self.path(&format!("fd/{number}")))
+        sys::file_id(Path::new(&self.path(&format!("fd/{number}"))))
     }
 }
 
@@ -293,6 +293,8 @@ pub use sys::file_id;
 #[allow(unsafe_code)]
 mod sys {
     use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
 
     use crate::vfs::FileId;
 
@@ -311,8 +313,8 @@ mod sys {
     }
 
     /// What a path stands for, from what the kernel knows already: no file system is asked.
-    pub fn file_id(path: &str) -> Option<FileId> {
-        let path = CString::new(path).ok()?;
+    pub fn file_id(path: &Path) -> Option<FileId> {
+        let path = CString::new(path.as_os_str().as_bytes()).ok()?;
         // SAFETY: all zeroes is a valid statx, which the kernel fills in; the path ends with NUL.
         let stat = unsafe {
             let mut stat: libc::statx = std::mem::zeroed();

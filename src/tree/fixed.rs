@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::caller::Caller;
 use crate::error::{Errno, Result, fail};
 use crate::kind::control::OpenText;
 use crate::vfs::{
@@ -75,7 +74,7 @@ impl Object for Text {
         Ok(Attr { size: self.0.len() as u64, ..Attr::file(0, 0o444) })
     }
 
-    fn change(&self, _caller: Caller, _change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, _change: &Change) -> Result<()> {
         fail(Errno::EPERM)
     }
 

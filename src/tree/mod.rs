@@ -10,6 +10,7 @@ pub mod handles;
 pub mod nodes;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -22,9 +23,8 @@ use crate::ctl::Kinds;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
-use crate::memory::HEAVY;
 use crate::monitor::Mounted;
-use crate::quota::Quota;
+use crate::quota::{Quota, Share};
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId, Wait,
 };
@@ -121,17 +121,24 @@ impl Tree {
     }
 
     /// The attributes of a node, or of an open file whose name may be gone.
+    ///
+    /// `ESTALE` for one that is gone and that nobody has open: whoever is on the way to it by its
+    /// name is to look that up again, and finds what has it by now.
     pub fn attr(&self, id: NodeId, fh: Option<Fh>) -> Result<Attr> {
         // fstat(2) comes without the handle; one that is open by this id serves as well.
         let open = fh.or_else(|| self.nodes.opened(id)).and_then(|fh| self.file(id, fh).ok());
         let node = self.nodes.get(id)?;
         let attr = match (open.as_ref().and_then(|file| file.handle.attr()), &node.item) {
             (Some(attr), _) => attr?,
-            (None, Item::Dir(dir)) => dir.attr()?,
+            (None, Item::Dir(dir)) => dir.attr().map_err(looked_up_again)?,
             (None, Item::Object(object)) => match (object.attr(), &open) {
                 // What has been opened is there still.
                 (Err(error), Some(_)) if error.errno() == Errno::ENOENT => node.attr,
-                (attr, _) => attr?,
+                // A pipe that is open, of which the daemon is not told.
+                (Err(error), None) if is_gone(&error) && node.attr.file_type == FileType::Fifo => {
+                    Attr { nlink: 0, ..node.attr }
+                }
+                (attr, _) => attr.map_err(looked_up_again)?,
             },
             (None, Item::Link(_)) => node.attr,
         };
@@ -144,15 +151,12 @@ impl Tree {
     /// Changes attributes and returns the new ones.
     pub fn change(&self, cx: &Cx, id: NodeId, fh: Option<Fh>, mut change: Change) -> Result<Attr> {
         let (node, caller) = (self.nodes.get(id)?, cx.caller);
-        if change.size.is_some() && cx.wait == Wait::Try && is_heavy(&self.attr(id, fh)?) {
-            return Err(Error::deferred());
-        }
         let object = match &node.item {
             Item::Object(object) => object,
             Item::Dir(_) | Item::Link(_) => return fail(Errno::EPERM),
         };
         if let (Some(fh), Some(size)) = (fh, change.size) {
-            if let Some(done) = self.file(id, fh)?.handle.truncate(size) {
+            if let Some(done) = self.file(id, fh)?.handle.truncate(cx, size) {
                 done?;
                 change.size = None;
             }
@@ -166,7 +170,7 @@ impl Tree {
             match open.and_then(|file| file.handle.change(caller, &change)) {
                 Some(done) => done?,
                 None => {
-                    object.change(caller, &change).map_err(|error| say_whose(error, &node.attr))?;
+                    object.change(cx, &change).map_err(|error| say_whose(error, &node.attr))?;
                 }
             }
         }
@@ -195,12 +199,12 @@ impl Tree {
         may_take_time(cx, &*dir)?;
         match file_type {
             FileType::Regular if dir.makes() == FileType::Regular => {
-                dir.create(cx.caller, name, mode)?;
+                dir.make_file(cx.caller, name, mode)?;
             }
             FileType::Fifo => dir.make_fifo(cx.caller, name, mode)?,
             _ => return fail(Errno::EPERM),
         }
-        let attr = dir.find(name)?;
+        let attr = dir.find(name).map_err(looked_up_again)?;
         self.enter(parent, dir, name, attr)
     }
 
@@ -243,24 +247,18 @@ impl Tree {
             ));
         }
         may_take_time(cx, &*dir)?;
-        match dir.create(cx.caller, name, mode) {
-            Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
-                // What has the name and is not shown, a link in /dev/shm say, stays in the way.
-                dir.find(name).map_err(|_| error)?;
-                return fail(Errno::ESTALE);
-            }
-            done => done?,
-        }
+        // Before anything is made that could then not be opened.
+        let share = self.quota.take(cx.caller.uid)?;
+        let attr = create_anew(&*dir, cx.caller, name, mode, flags & libc::O_EXCL != 0)?;
         if !regular {
             return fail(Errno::ESTALE);
         }
-        let attr = dir.find(name)?;
         if attr.uid != cx.caller.uid && crate::caller::privileged() {
             // Not what has just been made: somebody has put theirs in its place.
             return fail(Errno::ESTALE);
         }
         let entry = self.enter(parent, dir, name, attr)?;
-        match self.open_as(cx, entry.found.id, flags, true) {
+        match self.open_as(cx, entry.found.id, flags, Some(share)) {
             Ok(opening) => Ok((entry, opening)),
             Err(error) => {
                 // The kernel does not learn of this look-up.
@@ -273,10 +271,7 @@ impl Tree {
     /// Removes a name.
     pub fn remove(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
         let dir = self.dir(parent)?;
-        dir.remove(caller, name).map_err(|error| match dir.find(name) {
-            Ok(attr) => say_whose(error, &attr),
-            Err(_) => error,
-        })
+        dir.remove(caller, name).map_err(|error| whose(error, &*dir, name))
     }
 
     /// Renames within a directory; from one to another is `EPERM`, never `EXDEV`, which would make
@@ -289,33 +284,42 @@ impl Tree {
         replace: bool,
     ) -> Result<()> {
         if from.0 != to.0 {
-            return fail(Errno::EPERM);
+            let sentence = "an object stays in its directory, which says what it is";
+            return Err(Error::because(Errno::EPERM, sentence));
         }
         check_name(to.1)?;
-        self.dir(from.0)?.rename(caller, from.1, to.1, replace)
+        let dir = self.dir(from.0)?;
+        dir.rename(caller, from.1, to.1, replace).map_err(|error| {
+            // Either may be somebody else's; the one that is replaced is the less obvious one.
+            let theirs = |name| dir.find(name).is_ok_and(|attr| attr.uid != caller.uid);
+            whose(error, &*dir, if theirs(to.1) { to.1 } else { from.1 })
+        })
     }
 
     /// Opens a file; `flags` are open(2)'s.
     pub fn open(&self, cx: &Cx, id: NodeId, flags: i32) -> Result<Opening> {
-        self.open_as(cx, id, flags, false)
+        self.open_as(cx, id, flags, None)
     }
 
-    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, created: bool) -> Result<Opening> {
-        let share = self.quota.take(cx.caller.uid)?;
+    /// Opens a file; who has just made it comes with its share of what may be open.
+    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, made: Option<Share>) -> Result<Opening> {
+        let created = made.is_some();
+        let share = made.map_or_else(|| self.quota.take(cx.caller.uid), Ok)?;
         let fh = self.files.number();
         let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let Begun { item, attr, other } = self.nodes.begin_open(id, fh, write, cx.caller.pid)?;
         let how = How { created, ..How::new(flags, attr) };
         let reopen = || self.file(id, other?).ok()?.handle.reopen(cx, &how);
         let open = || match item {
-            Item::Object(_) if how.truncate && cx.wait == Wait::Try && is_heavy(&attr) => {
-                Err(Error::deferred())
-            }
             Item::Object(object) => {
                 if !created {
                     object.check_rights(cx.caller, how.read, how.write)?;
                 }
-                object.open(cx, &how)
+                match object.open(cx, &how) {
+                    // What is there and cannot be opened would be looked up again for nothing.
+                    Err(error) if is_gone(&error) && object.attr().is_err() => fail(Errno::ESTALE),
+                    opened => opened,
+                }
             }
             Item::Dir(_) => fail(Errno::EISDIR),
             Item::Link(_) => fail(Errno::ELOOP),
@@ -338,6 +342,7 @@ impl Tree {
                     node: id,
                     write: how.write,
                     messages: matches!(opened.io, Io::Messages),
+                    polled: AtomicBool::new(false),
                     opener: cx.caller,
                     handle: opened.handle,
                     share,
@@ -422,9 +427,43 @@ impl Tree {
     }
 }
 
-/// Whether it takes long to free what it holds.
-fn is_heavy(attr: &Attr) -> bool {
-    attr.blocks.saturating_mul(512) > HEAVY
+/// Makes an object and says what has been made. `ESTALE` if somebody else has made it, unless that
+/// is to be an error.
+fn create_anew(
+    dir: &dyn Dir,
+    caller: Caller,
+    name: &[u8],
+    mode: u32,
+    exclusively: bool,
+) -> Result<Attr> {
+    /// What comes and goes all the time is not waited for.
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        match dir.create(caller, name, mode) {
+            Ok(()) => {}
+            Err(error) if error.errno() != Errno::EEXIST || exclusively => return Err(error),
+            Err(_) if dir.find(name).is_ok() => return fail(Errno::ESTALE),
+            // Removed since.
+            Err(_) => continue,
+        }
+        match dir.find(name) {
+            Err(error) if is_gone(&error) => {}
+            found => return found,
+        }
+    }
+    // What has the name and is not shown, a link in /dev/shm say, stays in the way.
+    fail(Errno::EEXIST)
+}
+
+/// Whether an object is not there any more.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.errno(), Errno::ENOENT | Errno::ESTALE)
+}
+
+/// What becomes of the error when an object has gone since its name was looked up: at `ESTALE` the
+/// kernel looks the name up once more.
+fn looked_up_again(error: Error) -> Error {
+    if is_gone(&error) { Errno::ESTALE.into() } else { error }
 }
 
 /// Leaves to a worker what is made slowly.
@@ -444,6 +483,14 @@ fn check_name(name: &[u8]) -> Result<()> {
         Errno::ENAMETOOLONG,
         format!("the name has {} bytes; {NAME_MAX} are the most", name.len()),
     ))
+}
+
+/// The same of the object of a name.
+fn whose(error: Error, dir: &dyn Dir, name: &[u8]) -> Error {
+    match dir.find(name) {
+        Ok(attr) => say_whose(error, &attr),
+        Err(_) => error,
+    }
 }
 
 /// Says whose object it is that somebody may not do something to.

@@ -191,24 +191,23 @@ fn a_hostile_state_directory_is_refused_and_what_is_foreign_ignored() {
         ("/run/file", "cannot be opened"),
         ("/run/none/at/all", "cannot be made"),
     ] {
-        let script = format!(
-            "cd /; {BINARY} -o fifo_dir={path} $M 2>&1; ls $M/fifo; mkfifo $M/fifo/a 2>&1
-             echo works > $M/shm/a; umount $M"
-        );
-        let text = world.run(&script);
-        assert!(text.contains(path) && text.contains(said), "{text}");
-        assert!(text.contains("Operation not supported"), "{text}");
+        let error = world.fail(&format!("cd /; {BINARY} -o fifo_dir={path} $M"));
+        assert!(error.starts_with("ipcfs: mount option fifo_dir: "), "{error}");
+        assert!(error.contains(path) && error.contains(said), "{error}");
     }
-    // The default one as well, and the one above it.
+    // The default one as well, and the one above it; who has not asked for it does without.
     for hostile in [
         "ln -s good /run/ipcfs",
         "mkdir -m 777 /run/ipcfs",
         "mkdir /run/ipcfs; ln -s ../good /run/ipcfs/fifo",
     ] {
-        let script =
-            format!("cd /; {hostile}; {BINARY} $M 2>&1; ls $M/fifo; umount $M; rm -r /run/ipcfs");
+        let script = format!(
+            "cd /; {hostile}; {BINARY} $M 2>&1; ls $M/fifo; mkfifo $M/fifo/a 2>&1
+             echo works > $M/shm/a; umount $M; rm -r /run/ipcfs"
+        );
         let text = world.run(&script);
         assert!(text.contains("the state directory") && !text.contains("kept"), "{text}");
+        assert!(text.contains("Operation not supported"), "{text}");
     }
     let foreign = format!(
         "cd /run/good; echo precious > file; ln -s file link; mkdir dir; mknod null c 1 3
@@ -240,6 +239,23 @@ fn pipes_belong_to_their_makers() {
     let talk = format!("{} & {}", user(1001, "echo hello > fifo/b"), user(1002, "cat fifo/b"));
     assert_eq!(world.run(&talk), "hello\n");
     world.run(&user(1001, "rm fifo/b"));
+}
+
+#[test]
+fn users_fill_no_more_than_half_of_where_the_names_are_kept() {
+    let world = World::unmounted();
+    world.run("mount -t tmpfs -o nr_inodes=60,mode=755 tmpfs /run");
+    let mut world = world;
+    world.mount(&[]);
+    world.run("ln -s 1 sysv/msg/first; touch fifo/first");
+    let user = "setpriv --reuid=1001 --regid=1001 --clear-groups bash -c";
+    let errors =
+        world.fail(&format!("{user} 'for i in {{1..60}}; do touch fifo/$i || exit; done'"));
+    assert!(errors.contains("No space left"), "{errors}");
+    assert!(world.fail(&format!("{user} 'ln -s 2 sysv/msg/second'")).contains("No space left"));
+    assert!(world.run("tail -n 1 ctl/errors").contains("the second half is not for users"));
+    world.run("touch /run/{1..20}; ln -s 2 sysv/msg/second; mkfifo fifo/second");
+    world.run(&format!("{user} 'rm fifo/[0-9]*; touch fifo/again'"));
 }
 
 #[test]

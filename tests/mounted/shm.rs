@@ -177,15 +177,18 @@ fn what_is_in_force_is_said() {
     };
     assert!(said("").contains("shared memory: the kernel's passthrough"));
     assert!(said("-o no_passthrough").contains("switched off by -o no_passthrough"));
-    // One who has not asked for it is told without having to ask.
-    let script = format!(
-        "cd /; mkdir $SCRATCH/m; chmod 755 $SCRATCH; chown nobody $SCRATCH/m
-         setpriv --reuid=nobody --regid=nogroup --clear-groups {BINARY} $SCRATCH/m 2>&1
-         umount $SCRATCH/m"
-    );
-    let output = world.attempt(&script);
-    let text = output.text();
-    assert!(text.contains("needs CAP_SYS_ADMIN") && text.contains("refused"), "{output:?}");
+    // A user, who has not asked for it, is told if they ask: theirs is never otherwise.
+    for (environment, told) in [("RUST_LOG=info", true), ("", false)] {
+        let script = format!(
+            "cd /; mkdir -p $SCRATCH/m; chmod 755 $SCRATCH; chown nobody $SCRATCH/m
+             {environment} setpriv --reuid=nobody --regid=nogroup --clear-groups {BINARY} \
+             $SCRATCH/m 2>&1; umount $SCRATCH/m"
+        );
+        let output = world.attempt(&script);
+        let text = output.text();
+        let is_told = text.contains("needs CAP_SYS_ADMIN") && text.contains("refused");
+        assert_eq!(is_told, told, "{output:?}");
+    }
 }
 
 #[test]
@@ -376,6 +379,33 @@ fn objects_belong_to_their_makers_and_are_theirs_alone_to_remove() {
     world.run(member);
     assert_eq!(world.run("cat shm/a"), "mine\nmore\n");
     world.run(&user(1001, "rm shm/a"));
+}
+
+#[test]
+fn the_set_group_id_bit_and_times_before_1970_are_set_as_in_dev_shm() {
+    let world = World::new();
+    let script = "import os
+def act(uid, groups, work):
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups(groups); os.setgid(uid); os.setuid(uid); work(); os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+for place in 'shm', '/dev/shm':
+    path = place + '/object'
+    for uid, groups, gid in (1001, [2000], 2000), (1001, [], 2000), (1001, [], 1001), (0, [], 2000):
+        open(path, 'w').close(); os.chown(path, uid, gid)
+        act(uid, groups, lambda: os.chmod(path, 0o2770))
+        print(oct(os.stat(path).st_mode & 0o7777), end=' ')
+        os.remove(path)
+    open(path, 'w').close()
+    for time in -1, -1_200_000_000, -2_000_000_000, 1_200_000_000:
+        os.utime(path, ns=(time, time + 10))
+        print(os.stat(path).st_atime_ns, os.stat('/dev/shm/object').st_mtime_ns, end=' ')
+    os.remove(path); print()";
+    let printed = world.python(script);
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[0].starts_with("0o2770 0o770 0o2770 0o2770 -1 9 -1200000000 "), "{printed}");
 }
 
 #[test]

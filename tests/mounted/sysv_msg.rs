@@ -324,6 +324,36 @@ fn owner_and_creator_alone_change_and_remove() {
 }
 
 #[test]
+fn thousands_of_empty_messages_are_discarded_and_a_file_of_a_removed_queue_says_so() {
+    let world = World::new();
+    world.run("touch sysv/msg/1; yes '' | head -n 10000 > ctl/sysv/msg/1/lines");
+    assert_eq!(world.run("(. ctl/sysv/msg/1/status; echo $qnum)"), "10000\n");
+    world.run("truncate -s 0 sysv/msg/1");
+    assert_eq!(world.run("(. ctl/sysv/msg/1/status; echo $qnum)"), "0\n");
+    let script = "import os
+read = os.open('ctl/sysv/msg/1/qbytes', os.O_RDONLY)
+write = os.open('ctl/sysv/msg/1/qbytes', os.O_WRONLY)
+os.remove('sysv/msg/1')
+for use in lambda: os.read(read, 9), lambda: os.write(write, b'9'):
+    try: print(use())
+    except OSError as error: print(error.errno)";
+    assert_eq!(world.python(script), "43\n43\n");
+}
+
+#[test]
+fn what_might_be_taken_for_a_key_is_no_name_for_one() {
+    let world = World::new();
+    let alike = ["0", "0x", "+5", "-5", "' 5'", "0X5", "0x123456789", "007", "id-", "id-x", "5a"];
+    for name in alike {
+        let errors = world.fail(&format!("ln -s 1 sysv/msg/{name}"));
+        assert!(errors.contains("Invalid argument") || name == "-5", "{name}: {errors}");
+        world.run("ln -sfn 1 sysv/msg/jobs");
+        assert!(world.fail(&format!("mv sysv/msg/jobs sysv/msg/{name}")).contains("mv: "));
+    }
+    assert_eq!(world.run("ls sysv/msg"), "jobs\n");
+}
+
+#[test]
 fn sizes_times_and_who_did_it() {
     let world = World::new();
     world.run("touch sysv/msg/1; ! [ -s sysv/msg/1 ]; echo one > sysv/msg/1; [ -s sysv/msg/1 ]; echo two > sysv/msg/1");

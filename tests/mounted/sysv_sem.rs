@@ -195,6 +195,64 @@ fn what_waits_is_all_or_nothing_and_ends_with_the_set() {
 }
 
 #[test]
+fn many_of_the_largest_sets_are_set_and_shown_without_keeping_others_waiting() {
+    let world = World::new();
+    // More than there may be before the daemon looks which of them have gone.
+    world.run("for i in {1..70}; do echo sysv/sem/$i nsems=32000; done > ctl/create");
+    let script = "import os, threading, time
+text = b'= ' + b' '.join([b'32767'] * 32000)
+worst, done = 0, False
+def others():
+    global worst
+    while not done:
+        start = time.monotonic(); os.path.exists('mq/none'); worst = max(worst, time.monotonic() - start)
+        time.sleep(0.001)
+thread = threading.Thread(target=others); thread.start()
+for key in range(1, 71):
+    fd = os.open(f'sysv/sem/{key}', os.O_WRONLY | os.O_NONBLOCK)
+    assert os.write(fd, text) == len(text)
+    os.close(fd)
+assert open('sysv/sem/70', 'rb').read() == text[2:] + b'\\n'
+assert len(os.listdir('sysv/sem')) == 70
+done = True; thread.join()
+print(int(worst * 1000))";
+    let start = Instant::now();
+    let worst = world.python(script);
+    eprintln!("70 sets of 32000 in {:?}, another waited for {} ms", start.elapsed(), worst.trim());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    let shown = world.run("(. ctl/sysv/sem/7/status; echo ${sempid%% *}); rm sysv/sem/*");
+    assert_ne!(shown.trim(), world.daemon().to_string());
+}
+
+#[test]
+fn what_is_refused_is_refused_with_numbers() {
+    let world = World::new();
+    world.run("echo sysv/sem/1 nsems=3 > ctl/create; echo '1 = 32760' > sysv/sem/1");
+    let refused = [
+        ("echo '1 +8' > sysv/sem/1", "ERANGE: semaphore 1 is 32760; 8 more is over 32767"),
+        ("echo '3 +1' > sysv/sem/1", "EFBIG: there is no semaphore 3 among 3"),
+        ("echo '3 = 1' > sysv/sem/1", "EINVAL: there is no semaphore 3 among 3"),
+        ("echo '65536 = 9' > sysv/sem/1", "EINVAL: there is no semaphore 65536"),
+        (": < ctl/sysv/sem/1/hold/3", "EFBIG: there is no semaphore 3 among 3"),
+        ("echo sysv/sem/2 nsems=32001 > ctl/create", "from 1 to 32000 semaphores, not 32001"),
+        ("echo sysv/sem/2 nsems=0 > ctl/create", "from 1 to 32000 semaphores, not 0"),
+        (
+            "echo 500 > /proc/sys/kernel/shmmax; echo sysv/shm/2 size=501 > ctl/create",
+            "from 1 to 500 bytes (kernel.shmmax), not 501",
+        ),
+        (
+            "echo 100 > /proc/sys/kernel/msgmax; head -c 101 /dev/zero > sysv/msg/2",
+            "EMSGSIZE: the message has 101 bytes; kernel.msgmax is 100",
+        ),
+    ];
+    for (script, sentence) in refused {
+        world.fail(script);
+        let errors = world.run("tail -n 1 ctl/errors");
+        assert!(errors.contains(sentence), "{script}: {errors}");
+    }
+}
+
+#[test]
 fn status_names_who_was_the_last_through_the_mount() {
     let world = World::new();
     world.run("touch sysv/sem/1");

@@ -69,7 +69,7 @@ fn each_way_of_making_one_gives_it_its_size_and_the_tools_agree() {
     for size in ["0", "100001"] {
         let errors = world.fail(&format!("truncate -s {size} sysv/shm/1"));
         assert!(errors.contains("Invalid argument"), "{size}: {errors}");
-        world.run("[ $(stat -c %s sysv/shm/1) = 4096 ]; rm sysv/shm/1");
+        world.run("! [ -e sysv/shm/1 ]; [ -z \"$(ls sysv/shm)\" ]");
     }
     world.run("touch sysv/shm/1; echo 1 > /proc/sys/kernel/shmmni");
     assert!(world.fail("touch sysv/shm/2").contains("No space left"));
@@ -81,9 +81,10 @@ fn what_one_has_made_and_another_uses_stays_as_it_is() {
     let world = World::new();
     let script = "import os, sysv_ipc
 fd = os.open('sysv/shm/1', os.O_RDWR | os.O_CREAT)
-assert os.fstat(fd).st_size == 4096
+assert os.fstat(fd).st_size == 0 and os.read(fd, 9) == b''
 other = sysv_ipc.SharedMemory(1)
 other.write(b'mine')
+assert os.fstat(fd).st_size == os.stat('sysv/shm/1').st_size == 4096
 try: os.ftruncate(fd, 8192); raise SystemExit('it has been replaced')
 except OSError as error: print(error.errno)
 print(os.pread(fd, 4, 0))
@@ -98,6 +99,124 @@ print(oct(os.stat('sysv/shm/2').st_mode))
 try: os.open('sysv/shm/2', os.O_RDWR | os.O_CREAT | os.O_EXCL)
 except OSError as error: print(error.errno)";
     assert_eq!(world.python(script), "22\nb'mine'\n22\n0o100600\n17\n");
+}
+
+#[test]
+fn many_make_the_same_one_while_others_read_and_nobody_fails() {
+    let world = World::new();
+    let script = "import os
+def create():
+    for key in range(1, 101):
+        fd = os.open(f'sysv/shm/{key}', os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, 8192)
+        os.close(fd)
+        assert os.stat(f'sysv/shm/{key}').st_size == 8192, key
+children = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        create(); os._exit(0)
+    children.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in children])";
+    assert_eq!(world.python(script), "[0, 0, 0, 0]\n");
+    assert_eq!(world.run("stat -c %s sysv/shm/* | uniq -c | tr -s ' '"), " 100 8192\n");
+    world.run("rm sysv/shm/*");
+    let mut reader = world.start("while :; do cat sysv/shm/* > /dev/null 2>&1; done");
+    world.run("for i in {1..100}; do truncate -s 8192 sysv/shm/$i; echo hello > sysv/shm/$((i + 100)); done");
+    reader.signal(libc::SIGKILL);
+    reader.wait();
+    assert_eq!(world.run("stat -c %s sysv/shm/* | uniq -c | tr -s ' '"), " 100 8192\n 100 6\n");
+}
+
+#[test]
+fn it_is_empty_until_its_size_is_said() {
+    let world = World::new();
+    world.run("echo hello >> sysv/shm/1; truncate -s +10 sysv/shm/2");
+    assert_eq!(world.run("cat sysv/shm/1; stat -c %s sysv/shm/2"), "hello\n10\n");
+    let script = "import os
+def ends(fd):
+    return os.fstat(fd).st_size, os.lseek(fd, 0, os.SEEK_END)
+fd = os.open('sysv/shm/3', os.O_RDWR | os.O_CREAT)
+other = os.open('sysv/shm/3', os.O_RDWR)
+print(ends(fd), ends(other), os.stat('sysv/shm/3').st_size, os.read(other, 10))
+os.ftruncate(other, 100)
+print(ends(fd), ends(other), len(os.pread(fd, 200, 0)))
+os.ftruncate(fd, 100)
+os.close(os.open('sysv/shm/4', os.O_RDWR | os.O_CREAT))
+print(os.stat('sysv/shm/4').st_size)
+fd = os.open('sysv/shm/5', os.O_RDWR | os.O_CREAT)
+os.remove('sysv/shm/5')
+for use in (os.fstat, lambda fd: os.ftruncate(fd, 9), lambda fd: os.write(fd, b'x'),
+            lambda fd: os.read(fd, 1), lambda fd: os.fchmod(fd, 0o600)):
+    try: use(fd)
+    except OSError as error: print(error.errno, end=' ')";
+    let expected = "(0, 0) (0, 0) 0 b''\n(100, 100) (100, 100) 100\n4096\n43 43 43 43 43 ";
+    assert_eq!(world.python(script), expected);
+}
+
+#[test]
+fn where_there_is_room_for_one_there_is_room_for_it() {
+    let world = World::new();
+    let sizes = "cat sysv/shm/* | wc -c; rm sysv/shm/*";
+    world.run("echo 1 > /proc/sys/kernel/shmmni; truncate -s 64K sysv/shm/1");
+    assert_eq!(world.run(sizes), "65536\n");
+    world.run("echo hello > sysv/shm/1");
+    assert_eq!(world.run(sizes), "6\n");
+    world.run("echo 4096 > /proc/sys/kernel/shmmni; echo 2 > /proc/sys/kernel/shmall");
+    world.run("truncate -s 8192 sysv/shm/1");
+    assert_eq!(world.run(sizes), "8192\n");
+    // What is too large for it leaves nothing behind.
+    assert!(world.fail("truncate -s 8193 sysv/shm/1").contains("No space left"));
+    assert!(
+        world
+            .fail("dd if=/dev/zero of=sysv/shm/1 bs=9000 count=1 status=none")
+            .contains("No space left")
+    );
+    assert_eq!(world.run("ls sysv/shm"), "");
+    world.run("echo 1000 > /proc/sys/kernel/shmmax; echo hello > sysv/shm/1");
+    assert_eq!(world.run(sizes), "6\n");
+    world.run("touch sysv/shm/1");
+    assert_eq!(world.run(sizes), "1000\n");
+    assert!(world.fail("truncate -s 1001 sysv/shm/1").contains("Invalid argument"));
+    assert!(world.run("tail -n 1 ctl/errors").contains("kernel.shmmax"));
+}
+
+#[test]
+fn what_comes_piece_by_piece_becomes_one_segment() {
+    let world = World::new();
+    world.run("head -c 100000001 /dev/urandom > $SCRATCH/big");
+    world.run("cp $SCRATCH/big sysv/shm/1; cmp $SCRATCH/big sysv/shm/1; ! ls sysv/shm | grep id-");
+    assert_eq!(agreed(&world), "0x00000001 100000001\n");
+    // From a buffer that is no page's: the kernel cuts each of its writes in two.
+    let script = "import ctypes, os
+data = open(os.environ['SCRATCH'] + '/big', 'rb').read(5 << 20)
+buffer = ctypes.create_string_buffer(b'x' * 100 + data)
+libc = ctypes.CDLL(None)
+fd = os.open('sysv/shm/2', os.O_RDWR | os.O_CREAT)
+for at in range(0, len(data), 1 << 20):
+    assert libc.write(fd, ctypes.byref(buffer, 100 + at), ctypes.c_size_t(1 << 20)) == 1 << 20
+# Who reads it now sees all of it, and hinders nothing.
+assert open('sysv/shm/2', 'rb').read() == data and os.pread(fd, 9, len(data) - 4) == data[-4:]
+assert os.fstat(fd).st_size == len(data) == os.stat('sysv/shm/2').st_size
+os.write(fd, b'end')
+os.pwrite(fd, b'BEGIN', 0)
+try: os.pwrite(fd, b'x', len(data) + 9)
+except OSError as error: print(error.errno)
+os.close(fd)
+print(open('sysv/shm/2', 'rb').read() == b'BEGIN' + data[5:] + b'end')";
+    assert_eq!(world.python(script), "28\nTrue\n");
+    // Once somebody has it attached, it cannot become longer, and the close says so.
+    let script = "import os, sysv_ipc
+fd = os.open('sysv/shm/3', os.O_RDWR | os.O_CREAT)
+os.write(fd, b'x' * 100000); os.write(fd, b'y')
+other = sysv_ipc.SharedMemory(3)
+print(other.size)
+try: os.close(fd)
+except OSError as error: print(error.errno)
+print(os.stat('sysv/shm/3').st_size)";
+    assert_eq!(world.python(script), "100000\n28\n100000\n");
+    // A small first write says the size.
+    assert!(world.fail("(echo a; cat $SCRATCH/big) > sysv/shm/4").contains("No space left"));
 }
 
 #[test]

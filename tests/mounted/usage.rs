@@ -170,11 +170,17 @@ fn hidden(world: &World, what: &str, path: &str) -> Option<Running> {
     (!missing).then_some(running)
 }
 
+/// The queue `q` as a file of the kernel's own.
+fn mqueue(world: &World) -> String {
+    world.run("mkdir $SCRATCH/mqueue && mount -t mqueue none $SCRATCH/mqueue");
+    world.scratch().join("mqueue/q").to_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_process_whose_first_thread_has_ended_uses_what_it_uses() {
     let world = world();
-    world.run("mkdir $SCRATCH/mqueue; mount -t mqueue none $SCRATCH/mqueue");
-    let files = [("mq/q", "$SCRATCH/mqueue/q"), ("shm/m", "/dev/shm/m"), ("fifo/f", "fifo/f")];
+    let queues = mqueue(&world);
+    let files = [("mq/q", &*queues), ("shm/m", "/dev/shm/m"), ("fifo/f", "fifo/f")];
     for (object, file) in files {
         eventually("nobody uses it", || world.run("cat ctl/orphans").contains(object));
         let mut user = hidden(&world, "thread", file).unwrap();
@@ -201,12 +207,12 @@ fn a_process_whose_first_thread_has_ended_uses_what_it_uses() {
 fn what_may_be_on_its_way_to_a_process_is_no_orphan() {
     // It makes other tests' objects doubtful as well.
     let world = World::alone();
-    world.run("mkdir $SCRATCH/mqueue; mount -t mqueue none $SCRATCH/mqueue");
+    let queues = mqueue(&world);
     world.run("touch mq/q shm/m sem/s fifo/f sysv/shm/3");
     let all = "mq/q\nshm/m\nsem/s\nfifo/f\nsysv/shm/0x00000003\n";
     let orphans = || world.run("cat ctl/orphans");
     for (what, file) in [
-        ("passed", "$SCRATCH/mqueue/q"),
+        ("passed", &*queues),
         ("passed", "/dev/shm/m"),
         ("passed", "fifo/f"),
         ("ring", "/dev/shm/m"),

@@ -377,3 +377,65 @@ print(outcomes or 'nothing')";
     let (net_admin, sys_module, sys_admin) = (1 << 12, 1 << 16, 1 << 21);
     assert_eq!(effective & (net_admin | sys_module | sys_admin), sys_admin, "{effective:x}");
 }
+
+#[test]
+fn who_may_write_alone_takes_no_message_by_truncating() {
+    let world = World::new();
+    world.run("printf 'mq/q mode=0622\nsysv/msg/7 mode=0622\n' > ctl/create; echo kept > mq/q; echo kept > sysv/msg/7");
+    let writer = "setpriv --reuid=4242 --regid=4242 --clear-groups";
+    for queue in ["mq/q", "sysv/msg/7"] {
+        world.run(&format!("{writer} sh -c 'echo more > {queue}'"));
+        let refused = world.fail(&format!("{writer} truncate -s 0 {queue}"));
+        assert!(refused.contains("Permission denied"), "{refused}");
+        assert_eq!(world.run(&format!("chmod 666 {queue}; cat {queue}")), "kept\n");
+        assert_eq!(
+            world.run(&format!("{writer} truncate -s 0 {queue}; stat -c %s {queue}")),
+            "0\n"
+        );
+    }
+}
+
+#[test]
+fn queues_are_charged_by_the_limit_of_a_program_that_changes_its_group() {
+    let world = World::alone();
+    // Such a program's limit nobody but a privileged process may ask the kernel for.
+    world.run(
+        "cp $(which touch) $SCRATCH/touch; chgrp 4243 $SCRATCH/touch; chmod 2755 $SCRATCH/touch",
+    );
+    let user = "setpriv --reuid=4242 --regid=4242 --groups=4243 prlimit --msgqueue=0";
+    for program in ["touch", "$SCRATCH/touch"] {
+        let refused = world.fail(&format!("chmod 755 $SCRATCH; {user} {program} mq/q"));
+        assert!(refused.contains("Too many open files"), "{refused}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_lock_that_another_user_holds() {
+    let world = World::new();
+    world.run("touch mq/q");
+    // Whoever allocates a file's memory holds its lock, for which a chmod waits.
+    let script = "import os, subprocess, time
+user = ['setpriv', '--reuid=4242', '--regid=4242', '--clear-groups']
+def blocks():
+    try: return os.stat('/dev/shm/big').st_blocks
+    except FileNotFoundError: return 0
+for size in ('1G', '2G', '4G'):
+    holder = subprocess.Popen(user + ['fallocate', '-l', size, '/dev/shm/big'])
+    while not blocks(): assert holder.poll() is None
+    waiter = subprocess.Popen(user + ['chmod', '600', 'shm/big'])
+    begin = time.monotonic()
+    while time.monotonic() < begin + 0.05 and waiter.poll() is None: time.sleep(0.001)
+    os.stat('mq/q')
+    subprocess.run(user + ['cat', 'README'], stdout=subprocess.DEVNULL, check=True)
+    waited = waiter.poll() is None and holder.poll() is None
+    # The user's own next request waits, and is given up for a signal.
+    other = subprocess.Popen(user + ['chmod', '644', 'shm/big'])
+    other.kill()
+    assert holder.wait() == 0 and waiter.wait() == 0
+    other.wait()
+    os.unlink('/dev/shm/big')
+    if waited: break
+else: raise Exception('nobody has waited')";
+    world.python(script);
+    world.run("ls -l shm; stat mq/q; touch shm/other");
+}

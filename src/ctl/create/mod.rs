@@ -44,7 +44,7 @@ impl Object for Create {
         Ok(Attr::file(0, 0o222))
     }
 
-    fn change(&self, _caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, _cx: &Cx, change: &Change) -> Result<()> {
         // `>` and touch(1) are no reason to fail.
         let fixed = change.mode.is_some() || change.uid.is_some() || change.gid.is_some();
         if fixed { fail(Errno::EPERM) } else { Ok(()) }
@@ -266,6 +266,7 @@ mod tests {
     static QUEUES: Profile = Profile {
         path: "mq",
         about: "queues",
+        texts: false,
         children: Children::Stable,
         attributes: &["maxmsg", "msgsize"],
         features: &[],

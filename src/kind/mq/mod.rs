@@ -28,6 +28,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
+use super::rights::Rights;
 use super::{Attributes, Feature, Kind, Limit, Options, Profile, shared_mode, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -41,6 +42,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "mq",
     about: "POSIX message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["maxmsg", "msgsize"],
     features: &[Feature {
@@ -113,6 +115,30 @@ impl Kind for Queues {
         limits.push(Limit { name: "mq_bytes", max: limit(caller), used: Some(used), raise });
         limits
     }
+}
+
+/// Whether queues of the size that the mount options say can be made: by a daemon that may pass the
+/// configured limits, up to the built-in ones (`mq_overview(7)`).
+pub(super) fn check(options: &Options) -> Result<()> {
+    let resource = caps::Capability::CAP_SYS_RESOURCE;
+    let raised = caps::has_cap(None, caps::CapSet::Effective, resource).unwrap_or(false);
+    for (name, value, file, built_in) in [
+        ("mq_maxmsg", options.mq_maxmsg, "msg_max", 65_536),
+        ("mq_msgsize", options.mq_msgsize, "msgsize_max", 16_777_216),
+    ] {
+        let Some(value) = value else { continue };
+        let most = if raised { built_in } else { sys::default(file).unwrap_or(built_in) };
+        if value > most {
+            let how = match raised {
+                true => "which is the kernel's own limit".into(),
+                false => format!("or have it raised: sysctl fs.mqueue.{file}=N"),
+            };
+            let sentence =
+                format!("mount option {name}: {value} is too much; give {most} at most, {how}");
+            return Err(Error::because(Errno::EINVAL, sentence));
+        }
+    }
+    Ok(())
 }
 
 /// What the caller may spend on queues; `None` for all they like.
@@ -302,10 +328,13 @@ impl Object for Queue {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard()?,
+            Some(0) => {
+                Rights::from(&Object::attr(self)?).check_taking(cx.caller)?;
+                self.discard()?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,
@@ -313,7 +342,7 @@ impl Object for Queue {
                 ));
             }
         }
-        self.kind.dir.change(caller, &self.name, self.ident, change)
+        self.kind.dir.change(cx.caller, &self.name, self.ident, change)
     }
 
     fn open(&self, _cx: &Cx, how: &How) -> Result<Opened> {

@@ -8,7 +8,7 @@
 //! | `write` of `-N` | takes N (`sem_wait(3)`), all at once, waiting until so many are there |
 //! | `rename` | within the directory |
 //! | `truncate` | `EINVAL` |
-//! | size | 0: the text is made when it is read, as in /proc |
+//! | size | 4096: the text is made when it is read, as in /sys |
 //!
 //! A new semaphore has the value 0 (`ctl/create`: `value=`). Those who wait for several are served
 //! in their order; `-N` waits as long as it takes even while others come and take single ones.
@@ -18,6 +18,7 @@
 //! | `EINVAL` | what has been written is none of the above; or the file is not of a semaphore's size |
 //! | `EOVERFLOW` | the value would be over `SEM_VALUE_MAX`, or the number written is |
 //! | `EIO` | the file holds no semaphore or has been cut short |
+//! | `ENOSPC` | /dev/shm is full, and the file has no page of its own yet |
 //!
 //! A semaphore is a file of 32 bytes, /dev/shm/sem.NAME, that programs map. Who may write it may
 //! put anything into it and cut it short at any moment, so its memory is used behind a guard
@@ -39,22 +40,23 @@ use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
-use super::tickets::Tickets;
 use super::value_text::ValueText;
 use super::{Attributes, Kind, Limit, Options, Profile, shared_directory};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
+use crate::tickets::Tickets;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
-    Opened, Traces, Wait, Waits,
+    Opened, TEXT_SIZE, Traces, Wait, Waits,
 };
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
     path: "sem",
     about: "POSIX named semaphores",
+    texts: true,
     children: Children::PerWriter,
     attributes: &["value"],
     features: &[],
@@ -168,7 +170,7 @@ impl Dir for Semaphores {
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
         let attr = self.dir.find(&file_name(name)?, FileType::Regular)?;
-        Ok(Attr { size: 0, blocks: 0, ..attr })
+        Ok(as_text(attr))
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -246,11 +248,11 @@ impl Object for Semaphore {
         if attr.ident == self.ident { Ok(attr) } else { fail(Errno::ENOENT) }
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
             return Err(no_length());
         }
-        self.kind.dir.change(caller, &file_name(&self.name)?, self.ident, change)
+        self.kind.dir.change(cx.caller, &file_name(&self.name)?, self.ident, change)
     }
 
     fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
@@ -275,14 +277,16 @@ impl Object for Semaphore {
     fn status(&self) -> Result<Fields> {
         let (file, attr) = self.file()?;
         let State { value, waiters } = word::read(file.as_fd())?;
-        let holders = self.kind.in_use.get(&self.ident).map(|live| live.holds.holders());
+        let live = self.kind.in_use.get(&self.ident);
+        let behind = live.as_ref().map_or(0, |live| live.behind());
+        let holders = live.map(|live| live.holds.holders());
         Ok(Fields::default()
             .text("name", &*self.name)
             .mode(attr.mode)
             .number("uid", attr.uid)
             .number("gid", attr.gid)
             .number("value", value)
-            .number("nwaiters", waiters)
+            .number("nwaiters", u64::from(waiters) + behind as u64)
             .number("nholders", holders.map_or(0, |holders| holders.len()) as u64)
             .times(&attr))
     }
@@ -334,6 +338,11 @@ const CONTROLS: &[Control<Semaphore>] = &[
     },
 ];
 
+/// The file's attributes as those of the text that is read through the mount.
+fn as_text(attr: Attr) -> Attr {
+    Attr { size: TEXT_SIZE, blocks: TEXT_SIZE / 512, ..attr }
+}
+
 /// A semaphore whose memory is mapped: one for all who use it, so that they have one queue.
 struct Live {
     file: OwnedFd,
@@ -353,12 +362,36 @@ impl Live {
         !self.word.is_torn()
     }
 
-    fn apply(&self, operation: Operation, wait: Wait) -> Result<()> {
+    /// How many wait here for their turn to wait in the kernel, which counts the others.
+    fn behind(&self) -> usize {
+        self.bulk.len().saturating_sub(1) + self.holds.behind()
+    }
+
+    /// `patient` is who goes on to wait for what is not to be had at once.
+    fn apply(&self, operation: Operation, wait: Wait, patient: bool) -> Result<()> {
+        self.try_apply(operation, wait, patient).map_err(|error| {
+            let whole = || {
+                let stat = nix::sys::stat::fstat(&self.file).ok()?;
+                usize::try_from(stat.st_size).ok().filter(|size| *size >= word::SIZE)
+            };
+            if self.is_whole() || whole().is_none() {
+                return error;
+            }
+            // Nobody has cut it: a file with a hole that could not be filled.
+            Error::because(
+                Errno::ENOSPC,
+                "/dev/shm has no room for what the semaphore's file holds",
+            )
+        })
+    }
+
+    fn try_apply(&self, operation: Operation, wait: Wait, patient: bool) -> Result<()> {
         match (operation, wait) {
             (Operation::Set(value), _) => self.word.set(value),
             (Operation::Post(count), _) => self.word.post(count),
             (Operation::Take(count), Wait::Try) => {
-                let waits = count > 1 && !self.bulk.is_empty();
+                // Who waits for several comes before who begins to wait for several.
+                let waits = patient && count > 1 && !self.bulk.is_empty();
                 if !waits && self.word.try_take(count)? { Ok(()) } else { fail(Errno::EAGAIN) }
             }
             (Operation::Take(count), Wait::Block) if count <= 1 => self.word.take(count),
@@ -378,7 +411,7 @@ impl Live {
 
 impl Lock for Live {
     fn take(&self, _caller: Caller, wait: Wait) -> Result<()> {
-        self.apply(Operation::Take(1), wait)
+        self.apply(Operation::Take(1), wait, true)
     }
 
     fn give_back(&self, _caller: Caller) {
@@ -422,10 +455,10 @@ impl Handle for OpenSemaphore {
             return None;
         }
         let stat = nix::sys::stat::fstat(self.source.as_fd());
-        Some(stat.map_err(Into::into).map(|stat| Attr { size: 0, blocks: 0, ..fsdir::attr(&stat) }))
+        Some(stat.map_err(Into::into).map(|stat| as_text(fsdir::attr(&stat))))
     }
 
-    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+    fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
         self.patient.then(|| Err(no_length()))
     }
 
@@ -448,8 +481,9 @@ impl Handle for OpenSemaphore {
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
         let Source::Live(live) = &self.source else { return fail(Errno::EBADF) };
-        let wait = if self.patient { cx.wait } else { Wait::Try };
-        match live.apply(grammar::parse(data)?, wait) {
+        let patient = self.patient && !cx.nonblock;
+        let wait = if patient { cx.wait } else { Wait::Try };
+        match live.apply(grammar::parse(data)?, wait, patient) {
             Err(error) if error.would_block() && !self.patient => return Err(Error::not_now()),
             outcome => outcome?,
         }

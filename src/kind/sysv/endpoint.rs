@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+
 use super::msg::{Queues, RECEIVER, SENDER, sys};
 use super::watch::Look;
 use super::{Family, Origin};
@@ -42,6 +44,17 @@ pub(super) struct Endpoint {
     pub(super) id: i32,
     pub(super) origin: Option<Origin>,
     pub(super) select: Select,
+    /// The queue as it was when a message to be received was found far behind others.
+    pub(super) found: Arc<Mutex<Option<Snapshot>>>,
+}
+
+/// What changes when a queue does: how much is queued, who sent and received last, and when.
+pub(super) type Snapshot = (u64, u64, i32, i32, i64, i64);
+
+fn snapshot(queue: &libc::msqid_ds) -> Snapshot {
+    let last = (queue.msg_lspid, queue.msg_lrpid);
+    let used = (queue.msg_qnum, queue.__msg_cbytes);
+    (used.0, used.1, last.0, last.1, queue.msg_stime, queue.msg_rtime)
 }
 
 impl Endpoint {
@@ -60,44 +73,49 @@ impl Endpoint {
                 Errno::EINVAL,
                 format!("messages have types from 1 up; {tag} only selects what to receive"),
             ),
-            Errno::EINVAL if sys::stat(self.id).is_ok() => Error::because(
-                Errno::EMSGSIZE,
-                format!("the message has {length} bytes, which is more than kernel.msgmax"),
-            ),
+            Errno::EINVAL if sys::stat(self.id).is_ok() => {
+                let most = sys::longest().unwrap_or(0);
+                let sentence = format!("the message has {length} bytes; kernel.msgmax is {most}");
+                Error::because(Errno::EMSGSIZE, sentence)
+            }
             errno => removed(errno),
         }
     }
 
     /// Whether there is a message to be received; counts the system calls that it takes.
-    fn is_readable(&self, queue: &libc::msqid_ds, cost: &mut u32) -> bool {
+    fn is_readable(&self, queue: &libc::msqid_ds, wait: Wait, cost: &mut u32) -> bool {
         if queue.msg_qnum == 0 || self.select.number == 0 {
             return queue.msg_qnum > 0;
         }
         let mut message = Vec::new();
-        // Looking at the messages one by one takes longer the further they are: beyond some, the
-        // read has to find out.
-        for index in 0..LOOKED_AT {
-            *cost += 1;
+        // Looking at the messages one by one takes longer the further they are. What is beyond some,
+        // who waits for it in a worker finds, and says so here.
+        let most = if wait == Wait::Try { LOOKED_AT } else { LOOKED_FOR };
+        for index in 0..most {
+            *cost = cost.saturating_add(1);
             match peek(self.id, index, &mut message) {
-                Ok(Some(tag)) if self.select.takes(tag) => return true,
+                Ok(Some(tag)) if self.select.takes(tag) => {
+                    *self.found.lock() = (index >= LOOKED_AT).then(|| snapshot(queue));
+                    return true;
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
                 // What is wrong, the read will say.
                 Err(_) => return true,
             }
         }
-        true
+        *self.found.lock() == Some(snapshot(queue))
     }
 
     /// Which of `events` hold now; counts the system calls that it takes.
-    fn look(&self, events: i16, cost: &mut u32) -> i16 {
+    fn look(&self, events: i16, wait: Wait, cost: &mut u32) -> i16 {
         *cost += 1;
         let Ok(queue) = self.stat() else {
             return libc::POLLERR | libc::POLLHUP | events;
         };
         let mut ready = 0;
         let readable = events & (libc::POLLIN | libc::POLLRDNORM);
-        if readable != 0 && self.is_readable(&queue, cost) {
+        if readable != 0 && self.is_readable(&queue, wait, cost) {
             ready |= readable;
         }
         let used = queue.__msg_cbytes.max(queue.msg_qnum);
@@ -108,8 +126,10 @@ impl Endpoint {
     }
 }
 
-/// How many messages poll looks at for one that would be selected.
+/// How many messages poll looks at, in the request loop, for one that would be selected.
 const LOOKED_AT: i64 = 64;
+/// How many of them a worker looks at: the kernel goes through the queue for each.
+const LOOKED_FOR: i64 = 4096;
 
 fn nowait(wait: Wait) -> i32 {
     match wait {
@@ -160,14 +180,14 @@ impl Messages for Endpoint {
     }
 
     fn poll(&self, events: i16) -> i16 {
-        self.look(events, &mut 0)
+        self.look(events, Wait::Try, &mut 0)
     }
 
     fn wait_ready(&self, events: i16) -> Result<()> {
         let me = self.clone();
         self.kind.watch.wait(move || {
             let mut cost = 0;
-            let ready = me.look(events, &mut cost) != 0;
+            let ready = me.look(events, Wait::Block, &mut cost) != 0;
             Look { ready, cost }
         })
     }
@@ -188,10 +208,13 @@ pub(super) fn peek(id: i32, index: i64, message: &mut Vec<u8>) -> Result<Option<
                 ));
             }
             Err(Errno::EINVAL) if sys::stat(id).is_ok() => {
-                return Err(Error::because(
-                    Errno::EMSGSIZE,
-                    "a message is longer than kernel.msgmax is now, which the kernel does not copy",
-                ));
+                let sentence = format!(
+                    "message {} of the queue is longer than kernel.msgmax, which is {} now: the kernel \
+                     does not copy it",
+                    index.saturating_add(1),
+                    sys::longest().unwrap_or(0),
+                );
+                return Err(Error::because(Errno::EMSGSIZE, sentence));
             }
             Err(errno) => return Err(removed(errno)),
         }

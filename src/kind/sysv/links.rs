@@ -105,6 +105,7 @@ impl Links {
     /// Makes a link as the caller.
     pub(super) fn make(&self, caller: Caller, name: &[u8], target: &[u8]) -> Result<()> {
         let dir = self.made_dir()?;
+        state::check_room(caller, dir)?;
         let (name, target) = (OsStr::from_bytes(name), OsStr::from_bytes(target));
         caller.act(|| Ok(nix::unistd::symlinkat(target, dir, name)?))
     }

@@ -17,11 +17,9 @@
 
 mod actors;
 mod endpoint;
-mod fresh;
 mod links;
 pub mod msg;
 pub mod name;
-mod rights;
 pub mod sem;
 pub mod shm;
 mod watch;
@@ -33,11 +31,11 @@ use std::time::SystemTime;
 use self::links::Links;
 use self::name::{Name, name_of};
 use super::fsdir::time;
-use super::{Attributes, Kind, Limit, Options, Profile, shared_mode};
+use super::{Attributes, Kind, Limit, Options, Profile, rights, shared_mode};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
-use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, MANY, Object, Wait};
+use crate::vfs::{Attr, Change, Children, Dir, DirEntry, FileType, Item, Object, Wait};
 
 /// About as many bytes has a line of a table in /proc/sysvipc.
 const LINE: usize = 120;
@@ -61,8 +59,19 @@ pub trait Family: Send + Sync + Sized + 'static {
     /// Makes an object (`IPC_CREAT | IPC_EXCL`). Called under the caller's ids.
     fn make(&self, caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()>;
 
-    /// Removes an object (`IPC_RMID`). Called under the caller's ids.
-    fn remove(&self, id: i32) -> Result<()>;
+    /// Makes an object with default attributes for who is about to open it. Called under the
+    /// caller's ids.
+    fn create(&self, caller: Caller, key: i32, mode: u32) -> Result<()> {
+        self.make(caller, key, mode, &Attributes::default())
+    }
+
+    /// Removes an object (`IPC_RMID`) as the caller.
+    fn remove(&self, caller: Caller, id: i32) -> Result<()>;
+
+    /// As many objects are listed in the request loop.
+    fn listed_at_once(&self) -> usize {
+        256
+    }
 
     /// The kernel's limits for these objects.
     fn limits(&self) -> Vec<Limit>;
@@ -102,13 +111,6 @@ impl<F: Family> Objects<F> {
     }
 }
 
-/// The numbers of a column of a table in /proc/sysvipc; the first one counts as 0.
-fn column(table: &str, column: usize) -> Vec<u64> {
-    let text = std::fs::read_to_string(table).unwrap_or_default();
-    let number = |line: &str| line.split_ascii_whitespace().nth(column)?.parse().ok();
-    text.lines().skip(1).filter_map(number).collect()
-}
-
 /// Says which limits there are to what has been refused because of one.
 fn say_limits(error: Error, limits: &[Limit]) -> Error {
     let wanted = |limit: &&Limit| match error.errno() {
@@ -131,16 +133,17 @@ fn say_limits(error: Error, limits: &[Limit]) -> Error {
     Error::because(error.errno(), format!("{sentence} ({})", numbers.join(", ")))
 }
 
-impl<F: Family> Kind for Objects<F> {
-    fn limits(&self, _caller: Caller) -> Vec<Limit> {
-        self.family.limits()
-    }
-
-    fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
+impl<F: Family> Objects<F> {
+    /// Has an object of a key made as the caller.
+    fn make_with(
+        &self,
+        caller: Caller,
+        name: &[u8],
+        make: impl FnOnce(i32) -> Result<()>,
+    ) -> Result<()> {
         match Name::parse(name) {
             Some(Name::Key(key)) => {
-                let make = || self.family.make(caller, key, mode & 0o777, attributes);
-                caller.act(make).map_err(|error| say_limits(error, &self.family.limits()))
+                caller.act(|| make(key)).map_err(|error| say_limits(error, &self.family.limits()))
             }
             Some(Name::Id(_)) => Err(Error::because(
                 Errno::EINVAL,
@@ -148,6 +151,17 @@ impl<F: Family> Kind for Objects<F> {
             )),
             None => Err(no_key(name)),
         }
+    }
+}
+
+impl<F: Family> Kind for Objects<F> {
+    fn limits(&self, _caller: Caller) -> Vec<Limit> {
+        self.family.limits()
+    }
+
+    fn make(&self, caller: Caller, name: &[u8], mode: u32, attributes: &Attributes) -> Result<()> {
+        let make = |key| self.family.make(caller, key, mode & 0o777, attributes);
+        self.make_with(caller, name, make)
     }
 }
 
@@ -159,6 +173,19 @@ fn no_key(name: &[u8]) -> Error {
             String::from_utf8_lossy(name).escape_debug()
         ),
     )
+}
+
+/// Refuses a link whose name would be taken for a key or an identifier.
+fn check_link_name(name: &[u8]) -> Result<()> {
+    let sentence = match Name::parse(name) {
+        Some(_) => "that is a key or an identifier already",
+        None if name::looks_like_one(name) => {
+            "a link's name is not to be taken for a key: it begins with no digit, sign and digit, \
+             blank or id-"
+        }
+        None => return Ok(()),
+    };
+    Err(Error::because(Errno::EINVAL, sentence))
 }
 
 /// Whether `ipcperms` gives a caller what a file's mode gives them.
@@ -193,7 +220,8 @@ impl<F: Family> Dir for Objects<F> {
     fn list(&self, wait: Wait) -> Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         let mut table = Vec::new();
-        let most = if wait == Wait::Try { (MANY * LINE) as u64 } else { u64::MAX };
+        let at_once = self.family.listed_at_once() * LINE;
+        let most = if wait == Wait::Try { at_once as u64 } else { u64::MAX };
         std::fs::File::open(self.family.table())?.take(most).read_to_end(&mut table)?;
         if table.len() as u64 == most {
             return Err(Error::deferred());
@@ -207,13 +235,15 @@ impl<F: Family> Dir for Objects<F> {
     }
 
     fn create(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
+        self.make_with(caller, name, |key| self.family.create(caller, key, mode & 0o777))
+    }
+
+    fn make_file(&self, caller: Caller, name: &[u8], mode: u32) -> Result<()> {
         self.make(caller, name, mode, &Attributes::default())
     }
 
     fn make_link(&self, caller: Caller, name: &[u8], target: &[u8]) -> Result<()> {
-        if Name::parse(name).is_some() {
-            return Err(Error::because(Errno::EINVAL, "that is a key or an identifier already"));
-        }
+        check_link_name(name)?;
         if !matches!(Name::parse(target), Some(Name::Key(_))) {
             return Err(no_key(target));
         }
@@ -223,7 +253,7 @@ impl<F: Family> Dir for Objects<F> {
     fn remove(&self, caller: Caller, name: &[u8]) -> Result<()> {
         let Some(name) = Name::parse(name) else { return self.links.remove(caller, name) };
         let id = self.find_id(name)?;
-        caller.act(|| self.family.remove(id)).map_err(Error::absent)
+        self.family.remove(caller, id).map_err(Error::absent)
     }
 
     fn rename(&self, caller: Caller, from: &[u8], to: &[u8], replace: bool) -> Result<()> {
@@ -231,6 +261,7 @@ impl<F: Family> Dir for Objects<F> {
         if Name::parse(from).is_some() || Name::parse(to).is_some() {
             return fail(Errno::EPERM);
         }
+        check_link_name(to)?;
         self.links.rename(caller, from, to, replace)
     }
 }

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::actors::Actors;
-use super::endpoint::{Endpoint, Select, peek};
+use super::endpoint::{Endpoint, Select, peek, removed};
 use super::watch::Watch;
-use super::{Family, Objects, Origin, Times, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Origin, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -26,6 +26,7 @@ use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::MessageFile;
+use crate::kind::rights::Rights;
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
@@ -36,6 +37,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/msg",
     about: "System V message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["qbytes"],
     features: &[Feature {
@@ -46,6 +48,9 @@ pub const PROFILE: Profile = Profile {
     }],
     open: |options: &Options| Objects::open(Queues::default(), options),
 };
+
+/// As many messages are discarded in the request loop.
+const FEW: u64 = 256;
 
 /// What `write` sends.
 const PLAIN: i64 = 1;
@@ -94,13 +99,13 @@ impl Family for Queues {
         })
     }
 
-    fn remove(&self, id: i32) -> Result<()> {
-        Ok(sys::remove(id)?)
+    fn remove(&self, caller: Caller, id: i32) -> Result<()> {
+        caller.act(|| Ok(sys::remove(id)?))
     }
 
     fn limits(&self) -> Vec<Limit> {
         let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
-        let count = column(self.table(), 1).len() as u64;
+        let count = sys::in_use().unwrap_or_default();
         vec![
             Limit::used("sysv_msg_queues", max("msgmni"), count, "sysctl kernel.msgmni=N"),
             Limit::each("sysv_msg_size", max("msgmax"), "sysctl kernel.msgmax=N"),
@@ -128,15 +133,18 @@ fn queue_attr(queue: &libc::msqid_ds, id: i32) -> Attr {
 }
 
 fn set_qbytes(id: i32, qbytes: u64) -> Result<()> {
-    let mut queue = sys::stat(id)?;
+    let mut queue = sys::stat(id).map_err(removed)?;
     queue.msg_qbytes = qbytes;
     sys::set(id, &queue).map_err(|errno| match errno {
-        Errno::EPERM => Error::because(
-            Errno::EPERM,
-            "the owner and the creator may set qbytes up to kernel.msgmnb, and more needs \
-             CAP_SYS_RESOURCE",
-        ),
-        errno => errno.into(),
+        Errno::EPERM => {
+            let most = sysctl("kernel/msgmnb").unwrap_or(0);
+            let sentence = format!(
+                "qbytes={qbytes}: the owner and the creator may set it up to kernel.msgmnb, which is \
+                 {most}, and more needs CAP_SYS_RESOURCE"
+            );
+            Error::because(Errno::EPERM, sentence)
+        }
+        errno => removed(errno),
     })
 }
 
@@ -149,7 +157,8 @@ struct Queue {
 impl Queue {
     fn messages(&self, select: Select) -> Endpoint {
         let origin = sys::stat(self.id).ok().map(|queue| Origin::of(&queue.msg_perm));
-        Endpoint { kind: Arc::clone(&self.kind), id: self.id, origin, select }
+        let (kind, found) = (Arc::clone(&self.kind), Arc::default());
+        Endpoint { kind, id: self.id, origin, select, found }
     }
 
     /// Opens a file of ctl/ that sends with `tag` and takes what `select` says.
@@ -163,17 +172,27 @@ impl Queue {
         Opened { handle: Arc::new(file), io: Io::Messages }
     }
 
-    /// Discards what is queued at this moment.
-    fn discard(&self, caller: Caller) -> Result<()> {
-        let cx = Cx { caller, wait: Wait::Try, nonblock: true };
-        for _ in 0..sys::stat(self.id)?.msg_qnum {
-            match sys::discard_one(self.id) {
-                Ok(()) => self.kind.note(self.id, RECEIVER, &cx),
-                Err(Errno::ENOMSG) => break,
-                Err(errno) => return Err(errno.into()),
-            }
+    /// Discards what is queued at this moment; a worker does it if that is much.
+    fn discard(&self, cx: &Cx) -> Result<()> {
+        let queued = sys::stat(self.id)?.msg_qnum;
+        if queued > FEW && cx.wait == Wait::Try {
+            return Err(Error::deferred());
         }
-        Ok(())
+        let mut discarded = 0;
+        let outcome = loop {
+            if discarded == queued {
+                break Ok(());
+            }
+            match sys::discard_one(self.id) {
+                Ok(()) => discarded += 1,
+                Err(Errno::ENOMSG) => break Ok(()),
+                Err(errno) => break Err(errno.into()),
+            }
+        };
+        if discarded > 0 {
+            self.kind.note(self.id, RECEIVER, cx);
+        }
+        outcome
     }
 
     /// All messages that are queued, none of which is taken.
@@ -187,7 +206,7 @@ impl Queue {
     }
 
     fn qbytes(&self) -> Result<u64> {
-        Ok(sys::stat(self.id)?.msg_qbytes)
+        Ok(sys::stat(self.id).map_err(removed)?.msg_qbytes)
     }
 
     fn set_qbytes(&self, caller: Caller, qbytes: u64) -> Result<()> {
@@ -200,10 +219,13 @@ impl Object for Queue {
         self.kind.attr(self.id).map_err(Error::absent)
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard(caller)?,
+            Some(0) => {
+                Rights::from(&sys::stat(self.id)?.msg_perm).check_taking(cx.caller)?;
+                self.discard(cx)?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,
@@ -213,7 +235,7 @@ impl Object for Queue {
         }
         let mut queue = sys::stat(self.id)?;
         let mut perm = queue.msg_perm;
-        change_perm(caller, &mut perm, change, |perm| {
+        change_perm(cx.caller, &mut perm, change, |perm| {
             queue.msg_perm = *perm;
             Ok(sys::set(self.id, &queue)?)
         })
@@ -402,6 +424,17 @@ pub(super) mod sys {
             info
         };
         Ok(usize::try_from(info.msgmax).unwrap_or(0))
+    }
+
+    /// How many queues there are (`MSG_INFO`).
+    pub(in super::super) fn in_use() -> Result<u64, Errno> {
+        // SAFETY: as above, for MSG_INFO.
+        let info = unsafe {
+            let mut info: libc::msginfo = std::mem::zeroed();
+            Errno::result(libc::msgctl(0, libc::MSG_INFO, (&raw mut info).cast()))?;
+            info
+        };
+        Ok(u64::try_from(info.msgpool).unwrap_or(0))
     }
 
     /// msgsnd(2).

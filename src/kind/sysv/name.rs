@@ -12,7 +12,8 @@
 //! Anything else is no name (`ENOENT`) and cannot be made (`EINVAL`): the key 0 in any spelling,
 //! which is `IPC_PRIVATE` and finds nothing; `0X4d2`; nine or more hexadecimal digits; `01234`,
 //! which C would take for octal; a sign `+`, `-0`, blanks anywhere, numbers that 32 bits do not
-//! hold. `id-N` cannot be made either, since the kernel gives identifiers out.
+//! hold. `id-N` cannot be made either, since the kernel gives identifiers out. What begins like a key
+//! or an identifier ([`looks_like_one`]) is no name for a link (`EINVAL`).
 
 use crate::number::decimal;
 
@@ -44,6 +45,17 @@ impl Name {
             canonical(text)?
         };
         (key != 0).then_some(Self::Key(key as i32))
+    }
+}
+
+/// Whether a name might be taken for a key or an identifier, be it one or not: it begins with a
+/// digit, a sign and a digit, a blank, or `id-`. No link has such a name, so that a slip in writing a
+/// key never finds another object.
+pub fn looks_like_one(name: &[u8]) -> bool {
+    match name {
+        [b'0'..=b'9', ..] | [b'+' | b'-', b'0'..=b'9', ..] => true,
+        [first, ..] if first.is_ascii_whitespace() || *first == b'\x0b' => true,
+        _ => name.starts_with(b"id-"),
     }
 }
 
@@ -125,6 +137,30 @@ mod tests {
             assert_eq!(Name::parse(name.as_bytes()), *expected, "{name:?}");
         }
         assert_eq!(Name::parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn what_might_be_taken_for_a_key_is_no_name_for_a_link() {
+        let alike = [
+            "0",
+            "0x",
+            "+5",
+            "-5",
+            " 5",
+            "\t5",
+            "0X5",
+            "0x123456789",
+            "007",
+            "5jobs",
+            "id-",
+            "id-x",
+        ];
+        for name in alike {
+            assert!(looks_like_one(name.as_bytes()), "{name:?}");
+        }
+        for name in ["jobs", "x0", "-", "+", "--5", "-x", "id", "idle", "Id-5", "_5", "j 5"] {
+            assert!(!looks_like_one(name.as_bytes()), "{name:?}");
+        }
     }
 
     #[test]

@@ -124,3 +124,40 @@ fn a_crowd_of_writers_on_a_small_queue_all_get_through() {
     world.run("! [ -s mq/q ]");
     eventually("the workers are gone", || world.daemon_status("Threads") == THREADS);
 }
+
+#[test]
+fn nobody_waits_for_a_page_that_is_mapped_a_hundred_thousand_times_to_be_cut() {
+    let world = World::new();
+    let script = "import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+open('shm/page', 'wb').write(bytes(4096))
+crowd = []
+for _ in range(10):
+    reader, writer = os.pipe()
+    crowd.append(os.fork())
+    if crowd[-1] == 0:
+        fd = os.open('shm/page', os.O_RDWR)
+        for _ in range(10000): ctypes.c_char.from_address(libc.mmap(None, 4096, 3, 1, fd, 0)).value
+        os.write(writer, b'x'); os.close(reader)
+        time.sleep(1000)
+    os.close(writer); os.read(reader, 1); os.close(reader)
+waited, cut = [0], False
+def others():
+    while not cut:
+        start = time.monotonic(); os.path.exists('mq/none'); waited.append(time.monotonic() - start)
+thread = threading.Thread(target=others, daemon=True); thread.start()
+start = time.monotonic()
+open('shm/page', 'wb').close()
+took = time.monotonic() - start
+cut = True; thread.join()
+for pid in crowd: os.kill(pid, 9)
+print(int(took * 1000), int(max(waited) * 1000))";
+    let printed = world.python(script);
+    let numbers: Vec<u64> = printed.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    let (took, waited) = (numbers[0], numbers[1]);
+    eprintln!("cut in {took} ms, another waited for {waited} ms at most");
+    // What is done in the loop takes another as long as who has asked for it.
+    assert!(waited < took / 2 || took < 20, "{printed}");
+}

@@ -5,8 +5,9 @@ use crate::error::{Errno, Error, Result};
 /// The largest value (`SEMVMX`).
 pub const VALUE_MAX: u16 = 32767;
 
-/// The longest text that is looked at: more operations than the kernel has ever taken.
-const TEXT_MAX: usize = 64 * 1024;
+/// The longest text that is looked at: more values than the largest set has by default (32000), and
+/// more operations than the kernel has ever taken.
+const TEXT_MAX: usize = 256 * 1024;
 
 /// An operation on one semaphore of a set (semop(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,11 @@ pub fn parse(text: &[u8]) -> Result<Operation> {
                 Ok(Operation::SetAll(values.into_iter().map(value).collect::<Result<_>>()?))
             }
             (index, values) => match values[..] {
-                [one] => Ok(Operation::SetOne(self::index(index)?, value(one)?)),
+                [one] => {
+                    // As semctl(2) says, where semop(2) says EFBIG.
+                    let index = self::index(index, Errno::EINVAL)?;
+                    Ok(Operation::SetOne(index, value(one)?))
+                }
                 _ => Err(invalid()),
             },
         },
@@ -76,7 +81,7 @@ fn step(text: &str) -> Result<Step> {
         _ if operation == "0" => 0,
         _ => return Err(invalid()),
     };
-    Ok(Step { index: index(at)?, change })
+    Ok(Step { index: index(at, Errno::EFBIG)?, change })
 }
 
 fn words(text: &str) -> Vec<&str> {
@@ -91,9 +96,13 @@ fn number(digits: &str) -> Result<Option<u64>> {
     Ok(digits.parse().ok())
 }
 
-fn index(digits: &str) -> Result<u16> {
+/// An index; one that no set can have is `errno`.
+fn index(digits: &str, errno: Errno) -> Result<u16> {
     let index = number(digits)?.and_then(|index| u16::try_from(index).ok());
-    index.ok_or_else(|| Error::because(Errno::EFBIG, "no set has so many semaphores"))
+    index.ok_or_else(|| {
+        let sentence = format!("there is no semaphore {}: no set has so many", shown(digits));
+        Error::because(errno, sentence)
+    })
 }
 
 fn value(digits: &str) -> Result<u16> {
@@ -111,8 +120,12 @@ fn invalid() -> Error {
 }
 
 fn out_of_range(digits: &str) -> Error {
-    let shown = digits.get(..40).map_or_else(|| digits.into(), |start| format!("{start}..."));
-    Error::because(Errno::ERANGE, format!("{shown} is over {VALUE_MAX}, the largest value"))
+    let sentence = format!("{} is over {VALUE_MAX}, the largest value", shown(digits));
+    Error::because(Errno::ERANGE, sentence)
+}
+
+fn shown(digits: &str) -> String {
+    digits.get(..40).map_or_else(|| digits.into(), |start| format!("{start}..."))
 }
 
 #[cfg(test)]
@@ -179,6 +192,7 @@ mod tests {
             ("0 = 1 = 2", Errno::EINVAL),
             ("0 +1, 1 = 2", Errno::EINVAL),
             ("65536 +1", Errno::EFBIG),
+            ("65536 = 9", Errno::EINVAL),
             ("99999999999999999999 +1", Errno::EFBIG),
             ("0 +32768", Errno::ERANGE),
             ("0 -99999999999999999999", Errno::ERANGE),
@@ -190,6 +204,13 @@ mod tests {
         }
         assert_eq!(parse(b"0 \xff1").unwrap_err().errno(), Errno::EINVAL);
         assert_eq!(parse(&vec![b' '; 1 << 20]).unwrap_err().errno(), Errno::E2BIG);
+    }
+
+    #[test]
+    fn the_largest_set_can_be_set_at_once() {
+        let text = format!("= {}", vec!["32767"; 32_000].join(" "));
+        let Operation::SetAll(values) = parse(text.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(values.len(), 32_000);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | `write` of `= 1 0 3` | sets all values (`SETALL`) |
 //! | `write` of `2 = 5` | sets one (`SETVAL`) |
 //! | `truncate` | `EINVAL` |
-//! | size | 0: the text is made when it is read, as in /proc |
+//! | size | 4096: the text is made when it is read, as in /sys |
 //! | times | last `semop`, last change |
 //!
 //! A new set has one semaphore with the value 0 (`ctl/create`: `nsems=`).
@@ -21,6 +21,8 @@
 //! | `EIDRM` | the set has been removed, in the meantime or before |
 
 pub mod grammar;
+#[allow(unsafe_code)]
+mod sys;
 
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ use parking_lot::Mutex;
 
 use self::grammar::{Operation, Step};
 use super::actors::Actors;
-use super::{Family, Objects, Origin, Times, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Origin, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
@@ -38,18 +40,29 @@ use crate::kind::value_text::ValueText;
 use crate::kind::{Attributes, Limit, Options, Profile, sysctls};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, TEXT_SIZE, Traces,
+    Wait, Waits,
 };
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
     path: "sysv/sem",
     about: "System V semaphore sets",
+    texts: true,
     children: Children::PerWriter,
     attributes: &["nsems"],
     features: &[],
     open: |options: &Options| Objects::open(Sets::default(), options),
 };
+
+/// As many sets are listed in the request loop: each may be [`LARGE`].
+const FEW: usize = 32;
+/// So many values are made a text, so long a text is understood, in the request loop.
+const SMALL: usize = 512;
+const SHORT: usize = 4096;
+/// Looking at a set of more takes the kernel longer than a request loop has: it looks at each
+/// semaphore for the time of its last operation.
+const LARGE: usize = 4096;
 
 /// The sets of the current IPC namespace.
 #[derive(Default)]
@@ -64,6 +77,8 @@ impl Sets {
     fn operate(&self, id: i32, steps: &[Step], caller: Caller, wait: Wait) -> Result<()> {
         sys::operate(id, steps, wait).map_err(|errno| match errno {
             Errno::E2BIG => too_many(steps.len()),
+            Errno::EFBIG => out_of_set(id, steps).unwrap_or(errno.into()),
+            Errno::ERANGE => out_of_range(id, steps).unwrap_or(errno.into()),
             errno => removed(id, errno),
         })?;
         for step in steps {
@@ -73,7 +88,7 @@ impl Sets {
     }
 
     fn note(&self, id: i32, index: u16, caller: Caller) {
-        self.actors.note(id, u32::from(index), caller, |id| sys::stat(id).is_ok());
+        self.actors.note(id, u32::from(index), caller, sys::exists);
     }
 
     fn apply(&self, id: i32, operation: &Operation, caller: Caller, wait: Wait) -> Result<()> {
@@ -88,19 +103,14 @@ impl Sets {
                     ));
                 }
                 sys::set_all(id, values).map_err(|errno| removed(id, errno))?;
-                for index in 0..nsems {
-                    self.note(id, index as u16, caller);
-                }
+                self.actors.note_all(id, caller, sys::exists);
                 Ok(())
             }
             Operation::SetOne(index, value) => {
                 let nsems = count(id)?;
                 if usize::from(*index) >= nsems {
                     // As semctl(2) says, where semop(2) says EFBIG.
-                    return Err(Error::because(
-                        Errno::EINVAL,
-                        format!("there is no semaphore {index} among {nsems}"),
-                    ));
+                    return Err(no_semaphore(Errno::EINVAL, i64::from(*index), nsems));
                 }
                 sys::set_one(id, *index, *value).map_err(|errno| removed(id, errno))?;
                 self.note(id, *index, caller);
@@ -118,10 +128,39 @@ fn removed(id: i32, errno: Errno) -> Error {
     }
 }
 
+/// One of the four numbers of `kernel.sem`.
+fn most(index: usize) -> u64 {
+    sysctls("kernel/sem").ok().and_then(|limits| limits.get(index).copied()).unwrap_or(0)
+}
+
 fn too_many(operations: usize) -> Error {
-    let most = sysctls("kernel/sem").ok().and_then(|limits| limits.get(2).copied()).unwrap_or(0);
-    let sentence = format!("{operations} operations; sysv_sem_operations_max is {most}");
+    let sentence = format!("{operations} operations; sysv_sem_operations_max is {}", most(2));
     Error::because(Errno::E2BIG, sentence)
+}
+
+/// What is to be said of an operation on a semaphore that the set does not have.
+fn out_of_set(id: i32, steps: &[Step]) -> Option<Error> {
+    let nsems = count(id).ok()?;
+    let index = steps.iter().map(|step| step.index).find(|index| usize::from(*index) >= nsems)?;
+    Some(no_semaphore(Errno::EFBIG, index.into(), nsems))
+}
+
+fn no_semaphore(errno: Errno, index: i64, nsems: usize) -> Error {
+    let sentence = format!("there is no semaphore {index} among {nsems}; the first one is 0");
+    Error::because(errno, sentence)
+}
+
+/// What is to be said of an operation after which a value would be too large. What others do at the
+/// same time may have changed it by now.
+fn out_of_range(id: i32, steps: &[Step]) -> Option<Error> {
+    let most = i32::from(grammar::VALUE_MAX);
+    steps.iter().find_map(|Step { index, change }| {
+        let value = sys::about(id, usize::from(*index), libc::GETVAL).ok()?;
+        (value + i32::from(*change) > most).then(|| {
+            let sentence = format!("semaphore {index} is {value}; {change} more is over {most}");
+            Error::because(Errno::ERANGE, sentence)
+        })
+    })
 }
 
 fn origin(id: i32) -> Option<Origin> {
@@ -160,41 +199,44 @@ impl Family for Sets {
     fn attr(&self, id: i32) -> Result<Attr> {
         let set = sys::stat(id)?;
         let times = Times { read: set.sem_otime, write: set.sem_otime, change: set.sem_ctime };
-        Ok(perm_attr(&set.sem_perm, id, 0, times))
+        Ok(perm_attr(&set.sem_perm, id, TEXT_SIZE, times))
     }
 
     fn make(&self, _caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
         let nsems = attributes.get("nsems").unwrap_or(1);
-        let Ok(count) = i32::try_from(nsems) else {
-            return Err(Error::because(Errno::EINVAL, format!("nsems={nsems} is too many")));
+        let wrong = |errno| match errno {
+            Errno::EINVAL => {
+                let sentence = format!("a set has from 1 to {} semaphores, not {nsems}", most(0));
+                Error::because(Errno::EINVAL, sentence)
+            }
+            errno => Error::from(errno),
         };
-        sys::get(key, count, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32)?;
+        let count = i32::try_from(nsems).map_err(|_| wrong(Errno::EINVAL))?;
+        sys::get(key, count, libc::IPC_CREAT | libc::IPC_EXCL | mode as i32).map_err(wrong)?;
         Ok(())
     }
 
-    fn remove(&self, id: i32) -> Result<()> {
-        Ok(sys::remove(id)?)
+    fn remove(&self, caller: Caller, id: i32) -> Result<()> {
+        caller.act(|| Ok(sys::remove(id)?))
+    }
+
+    /// The kernel looks at each semaphore of each set that is listed.
+    fn listed_at_once(&self) -> usize {
+        FEW
     }
 
     fn limits(&self) -> Vec<Limit> {
-        let max = sysctls("kernel/sem").unwrap_or_default();
-        let max = |index: usize| max.get(index).copied().unwrap_or(0);
-        let sizes = column(self.table(), 3);
+        let (sets, semaphores) = sys::in_use().unwrap_or_default();
         vec![
-            Limit::used(
-                "sysv_sem_sets",
-                max(3),
-                sizes.len() as u64,
-                "sysctl kernel.sem, the fourth number",
-            ),
+            Limit::used("sysv_sem_sets", most(3), sets, "sysctl kernel.sem, the fourth number"),
             Limit::used(
                 "sysv_sem_semaphores",
-                max(1),
-                sizes.iter().sum(),
+                most(1),
+                semaphores,
                 "sysctl kernel.sem, the second number",
             ),
-            Limit::each("sysv_sem_nsems", max(0), "sysctl kernel.sem, the first number"),
-            Limit::each("sysv_sem_operations", max(2), "sysctl kernel.sem, the third number"),
+            Limit::each("sysv_sem_nsems", most(0), "sysctl kernel.sem, the first number"),
+            Limit::each("sysv_sem_operations", most(2), "sysctl kernel.sem, the third number"),
         ]
     }
 
@@ -213,10 +255,12 @@ impl Set {
     /// Opens the set's own file, or `try`, which never waits.
     fn opened(&self, how: &How, patient: bool) -> Opened {
         let io = if how.write { Io::Messages } else { Io::Direct };
+        let set = sys::stat(self.id).ok();
         let handle = OpenSet {
             kind: Arc::clone(&self.kind),
             id: self.id,
-            origin: origin(self.id),
+            origin: set.map(|set| Origin::of(&set.sem_perm)),
+            nsems: set.map_or(0, |set| set.sem_nsems as usize),
             patient,
             seekable: !how.write,
             text: Mutex::default(),
@@ -232,7 +276,7 @@ impl Set {
                 let (kind, origin) = (Arc::clone(&self.kind), origin(self.id));
                 Ok(Arc::new(Unit { kind, id: self.id, origin, index, holds }))
             }
-            _ => fail(Errno::EFBIG),
+            _ => Err(no_semaphore(Errno::EFBIG, index, count(self.id)?)),
         }
     }
 }
@@ -242,13 +286,13 @@ impl Object for Set {
         self.kind.attr(self.id).map_err(Error::absent)
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
             return Err(Error::because(Errno::EINVAL, "a set of semaphores has no length"));
         }
         let mut set = sys::stat(self.id)?;
         let mut perm = set.sem_perm;
-        change_perm(caller, &mut perm, change, |perm| {
+        change_perm(cx.caller, &mut perm, change, |perm| {
             set.sem_perm = *perm;
             Ok(sys::set(self.id, &set)?)
         })
@@ -399,6 +443,7 @@ struct OpenSet {
     kind: Arc<Sets>,
     id: i32,
     origin: Option<Origin>,
+    nsems: usize,
     /// Whether it waits; else it is `try`.
     patient: bool,
     /// Whether the file has a position: it is open for reading alone.
@@ -413,11 +458,14 @@ impl Handle for OpenSet {
         self.patient.then(attr)
     }
 
-    fn truncate(&self, _size: u64) -> Option<Result<()>> {
+    fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
         self.patient.then(|| fail(Errno::EINVAL))
     }
 
-    fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+    fn read(&self, cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        if self.nsems > SMALL && cx.wait == Wait::Try {
+            return Err(Error::deferred());
+        }
         check(self.id, self.origin)?;
         let text = || {
             let values: Vec<_> = values(self.id)?.iter().map(ToString::to_string).collect();
@@ -427,8 +475,12 @@ impl Handle for OpenSet {
     }
 
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        if (data.len() > SHORT || self.nsems > LARGE) && cx.wait == Wait::Try {
+            return Err(Error::deferred());
+        }
         let operation = grammar::parse(data)?;
-        let wait = if self.patient { cx.wait } else { Wait::Try };
+        // A worker may wait for others only if the caller may.
+        let wait = if self.patient && !cx.nonblock { cx.wait } else { Wait::Try };
         check(self.id, self.origin)?;
         match self.kind.apply(self.id, &operation, cx.caller, wait) {
             Err(error) if error.would_block() && !self.patient => return Err(Error::not_now()),
@@ -436,85 +488,5 @@ impl Handle for OpenSet {
         }
         *done = data.len();
         Ok(())
-    }
-}
-
-#[allow(unsafe_code)]
-mod sys {
-    use super::Step;
-    use crate::error::Errno;
-    use crate::vfs::Wait;
-
-    /// linux/sem.h; libc does not have it.
-    const SEM_STAT_ANY: i32 = 20;
-
-    /// semget(2).
-    pub(super) fn get(key: i32, nsems: i32, flags: i32) -> Result<i32, Errno> {
-        // SAFETY: takes three integers.
-        Errno::result(unsafe { libc::semget(key, nsems, flags) })
-    }
-
-    /// What is known of a set; needs no permission.
-    pub(super) fn stat(id: i32) -> Result<libc::semid_ds, Errno> {
-        // SAFETY: all zeroes is a valid semid_ds, which the kernel fills in.
-        let (found, set) = unsafe {
-            let mut set: libc::semid_ds = std::mem::zeroed();
-            (Errno::result(libc::semctl(id, 0, SEM_STAT_ANY, &raw mut set))?, set)
-        };
-        // It goes by the place in the table and says which set it has found there.
-        if found == id { Ok(set) } else { Err(Errno::EIDRM) }
-    }
-
-    /// `IPC_SET`: mode and owner.
-    pub(super) fn set(id: i32, set: &libc::semid_ds) -> Result<(), Errno> {
-        // SAFETY: the kernel reads from it.
-        let done = unsafe { libc::semctl(id, 0, libc::IPC_SET, std::ptr::from_ref(set)) };
-        Errno::result(done).map(drop)
-    }
-
-    /// `IPC_RMID`.
-    pub(super) fn remove(id: i32) -> Result<(), Errno> {
-        // SAFETY: the kernel looks at no fourth argument.
-        Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
-    }
-
-    /// `GETALL` of a set of so many semaphores.
-    pub(super) fn values(id: i32, nsems: usize) -> Result<Vec<u16>, Errno> {
-        let mut values = vec![0_u16; nsems];
-        // SAFETY: the kernel writes as many values as the set has, which never changes; the
-        // identifier's sequence number tells the set from those that come after it.
-        let done = unsafe { libc::semctl(id, 0, libc::GETALL, values.as_mut_ptr()) };
-        Errno::result(done).map(|_| values)
-    }
-
-    /// `SETALL`.
-    pub(super) fn set_all(id: i32, values: &[u16]) -> Result<(), Errno> {
-        // SAFETY: the kernel reads as many values as the set has, and so many there are; as above.
-        let done = unsafe { libc::semctl(id, 0, libc::SETALL, values.as_ptr()) };
-        Errno::result(done).map(drop)
-    }
-
-    /// `SETVAL`.
-    pub(super) fn set_one(id: i32, index: u16, value: u16) -> Result<(), Errno> {
-        let (index, value) = (i32::from(index), libc::c_long::from(value));
-        // SAFETY: takes integers.
-        Errno::result(unsafe { libc::semctl(id, index, libc::SETVAL, value) }).map(drop)
-    }
-
-    /// `GETPID`, `GETNCNT`, `GETZCNT`.
-    pub(super) fn about(id: i32, index: usize, what: i32) -> Result<i32, Errno> {
-        // SAFETY: takes integers.
-        Errno::result(unsafe { libc::semctl(id, index as i32, what) })
-    }
-
-    /// semop(2).
-    pub(super) fn operate(id: i32, steps: &[Step], wait: Wait) -> Result<(), Errno> {
-        let flags = if wait == Wait::Try { libc::IPC_NOWAIT } else { 0 } as i16;
-        let operation =
-            |step: &Step| libc::sembuf { sem_num: step.index, sem_op: step.change, sem_flg: flags };
-        let mut operations: Vec<_> = steps.iter().map(operation).collect();
-        // SAFETY: the kernel reads as many operations as there are.
-        let done = unsafe { libc::semop(id, operations.as_mut_ptr(), operations.len()) };
-        Errno::result(done).map(drop)
     }
 }

@@ -10,8 +10,8 @@
 //! # Birth
 //!
 //! The kernel fixes a segment's size when it is made, while a file is made first and gets its size
-//! afterwards. So `open` with `O_CREAT` makes a segment of one page at once, and the first thing
-//! that this open file is used for ([`super::fresh`]) may replace it by one of another size.
+//! afterwards. So `open` with `O_CREAT` makes a segment of one page at once, and the first write or
+//! truncation ([`fresh`]) replaces it by one of another size.
 //!
 //! # Open files
 //!
@@ -27,6 +27,11 @@
 //! Where the file is not to be had or the segment is one of huge pages, everything goes that way, and
 //! shared mappings through the mount are refused.
 
+mod births;
+mod fresh;
+#[allow(unsafe_code)]
+mod sys;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -35,13 +40,14 @@ use nix::sys::stat::Mode;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::Whence;
 
+use self::births::Births;
+use self::fresh::{FreshFile, no_room};
 use super::actors::Actors;
-use super::fresh::Fresh;
-use super::rights::{self, Rights};
-use super::{Family, Objects, Times, change_perm, column, perm_attr, perm_status};
+use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::rights::{self, Rights};
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::memory::{HEAVY, free_later};
 use crate::quota::{Quota, Share};
@@ -54,6 +60,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/shm",
     about: "System V shared memory segments",
+    texts: false,
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],
@@ -68,12 +75,14 @@ pub const PROFILE: Profile = Profile {
 };
 
 /// The size of a segment that is made without one: a page.
-pub(super) const PAGE: u64 = 4096;
+const PAGE: u64 = 4096;
 
 /// The segments of the current IPC namespace.
 #[derive(Default)]
 pub struct Segments {
     actors: Actors,
+    /// Those whose size is not settled.
+    births: Births,
 }
 
 /// What [`Actors`] are asked for.
@@ -86,19 +95,10 @@ impl Segments {
     }
 
     /// Makes a segment. Called under the caller's ids.
-    pub(super) fn new_segment(
-        &self,
-        caller: Caller,
-        key: i32,
-        mode: u32,
-        size: u64,
-    ) -> Result<i32> {
+    fn new_segment(&self, caller: Caller, key: i32, mode: u32, size: u64) -> Result<i32> {
         let flags = libc::IPC_CREAT | libc::IPC_EXCL | mode as i32;
         let id = sys::get(key, size, flags).map_err(|errno| match errno {
-            Errno::EINVAL => Error::because(
-                Errno::EINVAL,
-                format!("a segment has from 1 to kernel.shmmax bytes; this would have {size}"),
-            ),
+            Errno::EINVAL => no_such_size(size),
             Errno::ENOSPC => Error::because(
                 Errno::ENOSPC,
                 "there are kernel.shmmni segments, or they have kernel.shmall pages, already",
@@ -108,6 +108,13 @@ impl Segments {
         self.note(id, CREATOR, caller);
         Ok(id)
     }
+}
+
+/// What shmget(2) says by `EINVAL`.
+fn no_such_size(size: u64) -> Error {
+    let most = sys::longest();
+    let sentence = format!("a segment has from 1 to {most} bytes (kernel.shmmax), not {size}");
+    Error::because(Errno::EINVAL, sentence)
 }
 
 impl Family for Segments {
@@ -120,11 +127,19 @@ impl Family for Segments {
     }
 
     fn id_of(&self, key: i32) -> Result<i32> {
-        Ok(sys::get(key, 0, 0)?)
+        self.births.find(|| Ok(sys::get(key, 0, 0)?))
     }
 
     fn attr(&self, id: i32) -> Result<Attr> {
-        Ok(segment_attr(&sys::stat(id)?, id))
+        let segment = sys::stat(id)?;
+        let attr = segment_attr(&segment, id);
+        Ok(self.births.size(id, &segment).map_or(attr, |size| sized(attr, size)))
+    }
+
+    fn create(&self, caller: Caller, key: i32, mode: u32) -> Result<()> {
+        // Where there may be none of a page, one that is as large as may be; it gets its size yet.
+        let size = PAGE.min(sys::longest()).max(1);
+        self.births.make(caller, || self.new_segment(caller, key, mode, size))
     }
 
     fn make(&self, caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {
@@ -132,26 +147,20 @@ impl Family for Segments {
         self.new_segment(caller, key, mode, size).map(drop)
     }
 
-    fn remove(&self, id: i32) -> Result<()> {
+    fn remove(&self, caller: Caller, id: i32) -> Result<()> {
         let size = sys::stat(id).map_or(0, |segment| segment.shm_segsz as u64);
-        // The last detach frees it.
+        // The last detach frees it. Attached as the daemon: its mode may give the caller nothing.
         let kept = (size > HEAVY).then(|| sys::Attachment::new(id, false).ok()).flatten();
-        let removed = sys::remove(id);
+        let removed = caller.act(|| Ok(sys::remove(id)?));
         free_later(kept);
-        Ok(removed?)
+        removed
     }
 
     fn limits(&self) -> Vec<Limit> {
         let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
-        let sizes = column(self.table(), 3);
-        let pages = sizes.iter().map(|size| size.div_ceil(PAGE)).sum();
+        let (segments, pages) = sys::in_use().unwrap_or_default();
         vec![
-            Limit::used(
-                "sysv_shm_segments",
-                max("shmmni"),
-                sizes.len() as u64,
-                "sysctl kernel.shmmni=N",
-            ),
+            Limit::used("sysv_shm_segments", max("shmmni"), segments, "sysctl kernel.shmmni=N"),
             Limit::used("sysv_shm_pages", max("shmall"), pages, "sysctl kernel.shmall=N"),
             Limit::each("sysv_shm_size", max("shmmax"), "sysctl kernel.shmmax=N"),
         ]
@@ -162,9 +171,19 @@ impl Family for Segments {
     }
 }
 
-pub(super) fn segment_attr(segment: &libc::shmid_ds, id: i32) -> Attr {
+fn segment_attr(segment: &libc::shmid_ds, id: i32) -> Attr {
     let (read, write, change) = (segment.shm_atime, segment.shm_dtime, segment.shm_ctime);
     perm_attr(&segment.shm_perm, id, segment.shm_segsz as u64, Times { read, write, change })
+}
+
+/// The same with a size that it does not have yet.
+fn sized(attr: Attr, size: u64) -> Attr {
+    Attr { size, blocks: size.div_ceil(512), ..attr }
+}
+
+/// The kernel says `EINVAL` of an identifier that it does not know any more.
+fn removed(errno: Errno) -> Error {
+    if errno == Errno::EINVAL { Errno::EIDRM.into() } else { errno.into() }
 }
 
 /// A segment.
@@ -174,7 +193,7 @@ struct Segment {
 }
 
 /// Refuses what the kernel has no way of doing.
-pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
+fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
     if size == segment.shm_segsz as u64 {
         return Ok(());
     }
@@ -188,42 +207,34 @@ pub(super) fn check_size(segment: &libc::shmid_ds, size: u64) -> Result<()> {
 }
 
 /// Changes mode and owner.
-pub(super) fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
-    let mut segment = sys::stat(id)?;
+fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
+    let mut segment = sys::stat(id).map_err(removed)?;
     if let Some(size) = change.size {
         check_size(&segment, size)?;
     }
     let mut perm = segment.shm_perm;
     change_perm(caller, &mut perm, change, |perm| {
         segment.shm_perm = *perm;
-        Ok(sys::set(id, &segment)?)
+        sys::set(id, &segment).map_err(removed)
     })
 }
 
-impl Object for Segment {
-    fn attr(&self) -> Result<Attr> {
-        self.kind.attr(self.id).map_err(Error::absent)
+impl Segment {
+    /// The identifier, or that of the segment which has been made in its place with another size.
+    fn now(&self) -> i32 {
+        self.kind.births.now(self.id)
     }
 
-    fn change(&self, caller: Caller, change: &Change) -> Result<()> {
-        change_segment(caller, self.id, change)
-    }
-
-    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
-        // shmat(2) knows of reading alone and of both.
-        let (asked, needed) = (rights::bits(read, write), rights::bits(true, write));
-        let Ok(segment) = sys::stat(self.id) else { return Ok(()) };
-        Rights::from(&segment.shm_perm).check(caller, asked, needed)
-    }
-
-    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
-        // Gone since it was looked up: whatever has the name now is to be looked up in its turn.
-        how.verify(&self.kind.attr(self.id).map_err(|_| Errno::ESTALE)?)?;
-        if how.created {
-            let fresh = Fresh::new(Arc::clone(&self.kind), self.id, cx.caller);
+    /// Opens the segment that has this identifier.
+    fn open_now(&self, id: i32, cx: &Cx, how: &How) -> Result<Opened> {
+        let gone = |_| Error::new(Errno::ESTALE);
+        let attr = Attr { ident: self.id as u64, ..self.kind.attr(id).map_err(gone)? };
+        how.verify(&attr)?;
+        if let Some(birth) = self.kind.births.join(&self.kind, id, how.created) {
+            let fresh = FreshFile::new(birth, how);
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
         }
-        let file = SegmentFile::open(&self.kind, self.id, cx.caller, how.write);
+        let file = SegmentFile::open(&self.kind, id, cx.caller, how.write);
         let file = file.map_err(|error| match error.errno() {
             // Removed since then.
             Errno::EINVAL | Errno::EIDRM => Errno::ESTALE.into(),
@@ -233,6 +244,36 @@ impl Object for Segment {
         let passed = if how.write { Io::Mapped } else { Io::Passthrough };
         let io = file.file.clone().map_or(Io::Direct, passed);
         Ok(Opened { handle: Arc::new(file), io })
+    }
+}
+
+impl Object for Segment {
+    fn attr(&self) -> Result<Attr> {
+        let attr = self.kind.attr(self.now()).map_err(Error::absent)?;
+        Ok(Attr { ident: self.id as u64, ..attr })
+    }
+
+    fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
+        change_segment(cx.caller, self.now(), change)
+    }
+
+    fn check_rights(&self, caller: Caller, read: bool, write: bool) -> Result<()> {
+        // shmat(2) knows of reading alone and of both.
+        let (asked, needed) = (rights::bits(read, write), rights::bits(true, write));
+        let Ok(segment) = sys::stat(self.now()) else { return Ok(()) };
+        Rights::from(&segment.shm_perm).check(caller, asked, needed)
+    }
+
+    fn open(&self, cx: &Cx, how: &How) -> Result<Opened> {
+        // Gone since it was looked up: whatever has the name now is to be looked up in its turn,
+        // unless it is the same made anew in that moment.
+        let id = self.now();
+        match self.open_now(id, cx, how) {
+            Err(error) if error.errno() == Errno::ESTALE && self.now() != id => {
+                self.open_now(self.now(), cx, how)
+            }
+            opened => opened,
+        }
     }
 
     fn controls(self: Arc<Self>) -> Option<Arc<dyn Dir>> {
@@ -295,7 +336,7 @@ const CONTROLS: &[Control<Segment>] = &[
 ];
 
 /// A segment, open.
-pub(super) struct SegmentFile {
+struct SegmentFile {
     id: i32,
     attachment: sys::Attachment,
     _share: Share,
@@ -306,26 +347,46 @@ pub(super) struct SegmentFile {
 
 impl SegmentFile {
     /// Attaches a segment.
-    pub(super) fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
+    fn open(kind: &Segments, id: i32, caller: Caller, write: bool) -> Result<Self> {
         let share = Quota::mappings().take(caller.uid)?;
-        let attachment = sys::Attachment::new(id, write)?;
+        let attachment = sys::Attachment::new(id, write).map_err(removed)?;
         kind.note(id, LAST, caller);
         // What it is cannot change any more.
-        let size = sys::stat(id)?.shm_segsz as u64;
+        let size = sys::stat(id).map_err(removed)?.shm_segsz as u64;
         let file = own_file(attachment.address(), size, write);
         let file = file.inspect_err(|error| log::debug!("no file of a segment: {error}"));
         let file = file.ok().map(Arc::new);
         Ok(Self { id, attachment, size, file, _share: share })
     }
 
-    /// Its identifier.
-    pub(super) fn id(&self) -> i32 {
-        self.id
+    /// Its size in bytes.
+    fn size(&self) -> u64 {
+        self.size
     }
 
-    /// Its size in bytes.
-    pub(super) fn size(&self) -> u64 {
-        self.size
+    /// Reads up to `size` bytes from `at` on, which are appended to `out`.
+    fn read_some(&self, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let room = self.size.saturating_sub(at).min(size as u64) as usize;
+        let start = out.len();
+        out.resize(start + room, 0);
+        let outcome = match &self.file {
+            Some(file) => pread(file.as_fd(), &mut out[start..], at as i64),
+            None => self.attachment.read(at as usize, &mut out[start..]),
+        };
+        out.truncate(start + *outcome.as_ref().unwrap_or(&0));
+        Ok(outcome.map(drop)?)
+    }
+
+    /// Writes all of `data`, which ends where the segment does or before.
+    fn write_all(&self, at: u64, data: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            match self.write_at(at + done as u64, &data[done..])? {
+                0 => return fail(Errno::EIO),
+                written => done += written,
+            }
+        }
+        Ok(())
     }
 
     /// Writes some of `data`, which ends where the segment does or before.
@@ -373,37 +434,23 @@ impl Handle for SegmentFile {
 
     fn attr(&self) -> Option<Result<Attr>> {
         let attr = sys::stat(self.id).map(|segment| segment_attr(&segment, self.id));
-        Some(attr.map_err(Error::new))
+        Some(attr.map_err(removed))
     }
 
-    fn truncate(&self, size: u64) -> Option<Result<()>> {
-        let checked = sys::stat(self.id).map_err(Error::new);
+    fn truncate(&self, _cx: &Cx, size: u64) -> Option<Result<()>> {
+        let checked = sys::stat(self.id).map_err(removed);
         Some(checked.and_then(|segment| check_size(&segment, size)))
     }
 
     fn read(&self, _cx: &Cx, at: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        let room = self.size.saturating_sub(at).min(size as u64) as usize;
-        let start = out.len();
-        out.resize(start + room, 0);
-        let outcome = match &self.file {
-            Some(file) => pread(file.as_fd(), &mut out[start..], at as i64),
-            None => self.attachment.read(at as usize, &mut out[start..]),
-        };
-        out.truncate(start + *outcome.as_ref().unwrap_or(&0));
-        Ok(outcome.map(drop)?)
+        self.read_some(at, size, out)
     }
 
     fn write(&self, _cx: &Cx, at: u64, data: &[u8], done: &mut usize) -> Result<()> {
         let room = self.size.saturating_sub(at.saturating_add(*done as u64));
         let end = data.len().min(done.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
         if room == 0 && *done < data.len() {
-            return Err(Error::because(
-                Errno::ENOSPC,
-                format!(
-                    "the segment has {} bytes and cannot grow; `truncate -s` makes one of any size",
-                    self.size
-                ),
-            ));
+            return Err(no_room(self.size));
         }
         while *done < end {
             let from = at + *done as u64;
@@ -428,100 +475,6 @@ impl Handle for SegmentFile {
             None if offset < 0 || offset as u64 >= self.size => fail(Errno::ENXIO),
             None if matches!(whence, Whence::SeekData) => Ok(offset),
             None => Ok(self.size as i64),
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-pub(super) mod sys {
-    use std::io::{IoSlice, IoSliceMut};
-
-    use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
-    use nix::unistd::Pid;
-
-    use crate::error::Errno;
-
-    /// linux/shm.h; libc does not have it.
-    const SHM_STAT_ANY: i32 = 15;
-    /// In the mode: to be destroyed after the last detach; locked in memory.
-    pub(in super::super) const DEST: u32 = 0o1000;
-    pub(in super::super) const LOCKED: u32 = 0o2000;
-
-    /// shmget(2).
-    pub(in super::super) fn get(key: i32, size: u64, flags: i32) -> Result<i32, Errno> {
-        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        // SAFETY: takes three integers.
-        Errno::result(unsafe { libc::shmget(key, size, flags) })
-    }
-
-    /// What is known of a segment; needs no permission.
-    pub(in super::super) fn stat(id: i32) -> Result<libc::shmid_ds, Errno> {
-        // SAFETY: all zeroes is a valid shmid_ds, which the kernel fills in.
-        let (found, segment) = unsafe {
-            let mut segment: libc::shmid_ds = std::mem::zeroed();
-            (Errno::result(libc::shmctl(id, SHM_STAT_ANY, &raw mut segment))?, segment)
-        };
-        // It goes by the place in the table and says which segment it has found there.
-        if found == id { Ok(segment) } else { Err(Errno::EIDRM) }
-    }
-
-    /// `IPC_SET`: mode and owner.
-    pub(super) fn set(id: i32, segment: &libc::shmid_ds) -> Result<(), Errno> {
-        let mut segment = *segment;
-        // SAFETY: the kernel reads from the copy.
-        Errno::result(unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut segment) }).map(drop)
-    }
-
-    /// `IPC_RMID`.
-    pub(in super::super) fn remove(id: i32) -> Result<(), Errno> {
-        // SAFETY: the kernel looks at no pointer.
-        let done = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
-        Errno::result(done).map(drop)
-    }
-
-    /// The longest segment that may be made: `kernel.shmmax`.
-    pub(in super::super) fn longest() -> u64 {
-        // linux/shm.h, `struct shminfo64`; libc does not have it. The first number is shmmax.
-        let mut info = [0_u64; 9];
-        // SAFETY: IPC_INFO fills in nine unsigned longs.
-        let done = unsafe { libc::shmctl(0, libc::IPC_INFO, info.as_mut_ptr().cast()) };
-        if done < 0 { u64::MAX } else { info[0] }
-    }
-
-    /// A segment in this process's memory. Nothing here refers to that memory: it is copied from and
-    /// to by the kernel, at which others may write at the same time.
-    pub(super) struct Attachment(usize);
-
-    impl Attachment {
-        /// shmat(2).
-        pub(super) fn new(id: i32, write: bool) -> Result<Self, Errno> {
-            let flags = if write { 0 } else { libc::SHM_RDONLY };
-            // SAFETY: the kernel chooses a free address.
-            let address = unsafe { libc::shmat(id, std::ptr::null(), flags) };
-            if address as isize == -1 { Err(Errno::last()) } else { Ok(Self(address as usize)) }
-        }
-
-        pub(super) fn address(&self) -> usize {
-            self.0
-        }
-
-        /// Copies from `at` on; the caller keeps the bounds.
-        pub(super) fn read(&self, at: usize, data: &mut [u8]) -> Result<usize, Errno> {
-            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
-            process_vm_readv(Pid::this(), &mut [IoSliceMut::new(data)], &[there])
-        }
-
-        /// Copies to `at` on; the caller keeps the bounds.
-        pub(super) fn write(&self, at: usize, data: &[u8]) -> Result<usize, Errno> {
-            let there = RemoteIoVec { base: self.0 + at, len: data.len() };
-            process_vm_writev(Pid::this(), &[IoSlice::new(data)], &[there])
-        }
-    }
-
-    impl Drop for Attachment {
-        fn drop(&mut self) {
-            // SAFETY: this is where the segment is attached, and nobody else detaches it.
-            unsafe { libc::shmdt(self.0 as *const libc::c_void) };
         }
     }
 }
