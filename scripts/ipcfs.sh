@@ -214,6 +214,7 @@ ipc_each() {
 	if [ "$ipc_pid" != "$$" ] && _ipc_ignores QUIT && ! _ipc_ignores TERM && ! _ipc_catches TERM; then
 		_ipc_each_and_signals "$@"
 	else
+		unset ipc_pid ipc_stat ipc_state ipc_started ipc_ignored ipc_caught
 		(_ipc_each "$@")
 	fi
 	return

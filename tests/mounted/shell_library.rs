@@ -372,7 +372,8 @@ fn ifs_and_zsh_s_err_return_are_the_caller_s() {
             ipc_each -n mq/q each; ipc_lock -w 1 lock each < /dev/null || echo "$?"
             echo " three" | ipc_lock lock each; ipc_ftok / 1 > "$SCRATCH/key"; grep -c '^0x' "$SCRATCH/key"
         done
-        unset IFS; each() { echo "${IFS-unset}"; }; ipc_lock lock each"#;
+        unset IFS; each() { echo "${IFS-unset}"; }; ipc_lock lock each
+        set | grep '^ipc_[a-z_]*='; :"#;
     all_print(
         &world,
         script,
