@@ -183,7 +183,8 @@ impl Birth {
         length.of(segment)
     }
 
-    fn id(&self) -> i32 {
+    /// Its identifier now.
+    pub(super) fn id(&self) -> i32 {
         self.shown.lock().id
     }
 
