@@ -364,6 +364,19 @@ fn only_an_open_file_counts_as_an_attachment() {
 }
 
 #[test]
+fn one_whose_making_thread_has_ended_belongs_to_a_process_that_lives() {
+    let world = World::new();
+    let script = "import os, threading
+def make():
+    fd = os.open('sysv/shm/1', os.O_RDWR | os.O_CREAT); os.ftruncate(fd, 100); os.close(fd)
+thread = threading.Thread(target=make); thread.start(); thread.join()
+print(open('ctl/orphans').read() == '')
+print('cpid=%d' % os.getpid() in open('ctl/sysv/shm/1/status').read())";
+    assert_eq!(world.python(script), "True\nTrue\n");
+    assert_eq!(world.run("cat ctl/orphans"), "sysv/shm/0x00000001\n");
+}
+
+#[test]
 fn python_and_perl_see_the_same_segment() {
     let world = World::new();
     world.run("printf 'to Python' > sysv/shm/0x4d2");
