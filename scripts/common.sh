@@ -44,6 +44,12 @@ apt_install() {
 		apt-get -qq -y -o=Dpkg::Use-Pty=0 --no-install-recommends install "$@" >/dev/null
 }
 
+# link_flat FILE.md...: makes the links of documentation that is installed in one directory lead there;
+# what is not installed is no link any more.
+link_flat() {
+	sed -i -e 's|](docs/|](|g' -e 's|\[\([^]]*\)\](\.\./[^)]*)|\1|g' "$@"
+}
+
 # need COMMAND:PACKAGE[,PACKAGE] ...: installs, at once, the packages of the commands that are missing.
 need() {
 	missing=

@@ -44,14 +44,14 @@ ipc_send() {
 }
 
 _ipc_send() {
-	ipc_me=ipc_send ipc_tag='' ipc_of='' ipc_limit='' OPTIND=1
-	set +e
+	_ipc_begin ipc_send
+	ipc_tag='' ipc_of=''
 	while getopts :np:t:w: ipc_option; do
 		case $ipc_option in
-		n) ipc_limit=0 ;;
+		n) ipc_at_once=yes ;;
 		p) ipc_tag=$OPTARG ipc_of=mq ;;
 		t) ipc_tag=$OPTARG ipc_of=sysv/msg ;;
-		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		w) ipc_limit=${OPTARG:-wrong} ;;
 		*) ipc_of=usage ;;
 		esac
 	done
@@ -61,7 +61,8 @@ _ipc_send() {
 	*) false ;;
 	esac || _ipc_usage '[-p PRIORITY | -t TYPE] [-n] [-w SECONDS] PATH [TEXT]' || exit
 	_ipc_find "$1" || exit
-	ipc_file=$ipc_queue
+	_ipc_strip "$ipc_tag"
+	ipc_tag=$ipc_stripped ipc_file=$ipc_queue
 	case $ipc_of in
 	'') ;;
 	"$ipc_kind")
@@ -100,22 +101,24 @@ _ipc_send() {
 # -n            does not wait
 # -w SECONDS    waits no longer
 #
-# A message is lost only if dd, which takes it and prints it, is killed in between; the shell may be
-# killed at any time, but for -t without -w: there dd waits, and is left behind. Where messages of
-# other types are queued, -t with -w looks ten times a second. Of several who wait any may be served.
+# A message is lost if dd, which takes it and prints it, is killed in between or cannot print it:
+# where standard output is a file on a full disk, or a pipe whose reader is gone. What has to outlive
+# that is for ipc_each. The shell may be killed at any time, but for -t without -w: there dd waits,
+# and is left behind. Where messages of other types are queued, -t with -w looks ten times a second.
+# Of several who wait any may be served.
 ipc_recv() {
 	(_ipc_recv "$@")
 	return
 }
 
 _ipc_recv() {
-	ipc_me=ipc_recv ipc_type='' ipc_limit='' OPTIND=1
-	set +e
+	_ipc_begin ipc_recv
+	ipc_type=''
 	while getopts :nt:w: ipc_option; do
 		case $ipc_option in
-		n) ipc_limit=0 ;;
+		n) ipc_at_once=yes ;;
 		t) ipc_type=$OPTARG ;;
-		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		w) ipc_limit=${OPTARG:-wrong} ;;
 		*) ipc_type=wrong ;;
 		esac
 	done
@@ -158,12 +161,11 @@ ipc_wait() {
 }
 
 _ipc_wait() {
-	ipc_me=ipc_wait ipc_limit='' OPTIND=1
-	set +e
+	_ipc_begin ipc_wait
 	while getopts :nw: ipc_option; do
 		case $ipc_option in
-		n) ipc_limit=0 ;;
-		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		n) ipc_at_once=yes ;;
+		w) ipc_limit=${OPTARG:-wrong} ;;
 		*) ipc_limit=wrong ;;
 		esac
 	done
@@ -187,35 +189,86 @@ _ipc_wait() {
 # it is given back, as the last of the queue at priority 0 (in sysv/msg/ with -t's TYPE, else 1), and
 # ipc_each ends with COMMAND's exit status. So it does if there is no such COMMAND (126, 127).
 #
-# SIGTERM and SIGHUP end it after the message in work, with 0; Ctrl-C ends COMMAND as well, and the
-# message is given back.
+# SIGTERM and SIGHUP end it after the message in work, with 0: in a script also those for $! where it
+# has been begun with &, unless there is a trap for SIGTERM there. A shell that has called it without &
+# ends as it always does, and the worker after the message in work. Ctrl-C ends COMMAND as well, and
+# the message is given back.
+#
+# Where the disk is too full for a message ipc_each takes none, and ends with 69. It keeps 1 MiB there
+# for that; where the file system needs room also to write over a file, as btrfs does, that may not do.
 #
 # -d QUEUE      where messages go for which COMMAND has failed, made if it is missing
 # -j DIRECTORY  a journal for this queue, made if it is missing: each message is in a file there from
 #               its receipt to the end of COMMAND. What a worker that is killed leaves there another
 #               takes up, when it starts or finds the queue empty; COMMAND may then run twice for a
-#               message. Lost is a message only if dd is killed on its way from queue to journal
+#               message. Lost, or of more than 4096 bytes only a part, is a message only if dd or
+#               tee is killed on its way from queue to journal
 # -n            ends once the queue is empty, with 0
 # -r TIMES      how often COMMAND is run again before it has failed, else never
 # -t TYPE       as for ipc_recv
 # -w SECONDS    ends once nothing has come for so long, with 0
 ipc_each() {
-	(_ipc_each "$@")
+	_ipc_stat self || :
+	# Begun with & in a script it gets SIGTERM here. It cannot be this process that works: it may have
+	# more to do, such as to begin another worker should one be killed.
+	if [ "$ipc_pid" != "$$" ] && _ipc_ignores QUIT && ! _ipc_ignores TERM && ! _ipc_catches TERM; then
+		_ipc_each_and_signals "$@"
+	else
+		(_ipc_each "$@")
+	fi
 	return
 }
 
+# Runs the worker, and passes on to it what signals this process gets.
+_ipc_each_and_signals() {
+	ipc_worker='' ipc_signal='' ipc_interrupt=''
+	# Bash does not ignore it in a function that it begins with &.
+	_ipc_ignores INT || ipc_interrupt=INT
+	trap _ipc_forward HUP TERM ${ipc_interrupt:+"$ipc_interrupt"}
+	(_ipc_each "$@") &
+	ipc_worker=$!
+	[ -z "$ipc_signal" ] || _ipc_forward
+	# A signal ends the wait, but not yet the worker.
+	while :; do
+		ipc_signal='' ipc_code=0
+		wait "$ipc_worker" || ipc_code=$?
+		{ [ -n "$ipc_signal" ] && kill -0 "$ipc_worker"; } || break
+	done 2>/dev/null
+	if [ -n "$ipc_signal" ]; then
+		# It has ended before this could wait once more.
+		set -- "$ipc_code"
+		ipc_code=0
+		wait "$ipc_worker" 2>/dev/null || ipc_code=$?
+		[ "$ipc_code" -ne 127 ] || ipc_code=$1
+	fi
+	trap - HUP TERM ${ipc_interrupt:+"$ipc_interrupt"}
+	return "$ipc_code"
+}
+
+_ipc_forward() {
+	ipc_signal=yes
+	[ -n "$ipc_worker" ] || return 0
+	# Not before it is prepared.
+	until ! _ipc_stat "$ipc_worker" || _ipc_catches TERM || [ "$ipc_state" = Z ]; do
+		sleep 0.01
+	done
+	kill "$ipc_worker" 2>/dev/null || :
+}
+
 _ipc_each() {
-	ipc_me=ipc_each ipc_dead='' ipc_journal='' ipc_limit='' ipc_retries=0 ipc_type='' ipc_errexit='' OPTIND=1
-	case $- in *e*) ipc_errexit=yes ;; esac
-	set +e
+	_ipc_begin ipc_each
+	ipc_dead='' ipc_journal='' ipc_retries=0 ipc_type=''
+	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
+	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
+	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
 	while getopts :d:j:nr:t:w: ipc_option; do
 		case $ipc_option in
 		d) ipc_dead=$OPTARG ;;
 		j) ipc_journal=$OPTARG ;;
-		n) ipc_limit=0 ;;
+		n) ipc_at_once=yes ;;
 		r) ipc_retries=$OPTARG ;;
 		t) ipc_type=$OPTARG ;;
-		w) ipc_limit=${ipc_limit:-${OPTARG:-wrong}} ;;
+		w) ipc_limit=${OPTARG:-wrong} ;;
 		*) ipc_type=wrong ;;
 		esac
 	done
@@ -243,22 +296,17 @@ _ipc_each() {
 	_ipc_stat self
 	ipc_self=$ipc_pid.$ipc_started
 	ipc_claim=$ipc_place/$ipc_self
-	(umask 077 && : >|"$ipc_claim") || exit 69
-
-	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
-	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
-	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
 	# What the shell itself has to say of processes that are killed.
 	exec 8>&2 2>/dev/null
 	ipc_code=0
-	while [ -z "$ipc_ending" ] && ! _ipc_orphaned; do
+	_ipc_reserve || ipc_code=69
+	while [ "$ipc_code" -eq 0 ] && [ -z "$ipc_ending" ] && ! _ipc_orphaned; do
 		_ipc_next
 		case $? in
 		0)
 			# No `||` here: COMMAND would run as if there were no `set -e`.
 			_ipc_work "$@"
 			ipc_code=$?
-			[ "$ipc_code" -eq 0 ] || break
 			ipc_since=''
 			continue
 			;;
@@ -316,8 +364,8 @@ ipc_ftok() {
 	[ -n "$2" ] || { echo 'ipc_ftok: ID is a number or one character' >&2; return 64; }
 	# What stat(1) prints is st_dev and st_ino; ftok follows links.
 	ipc_ftok_file=$(stat -L -c '%d %i' -- "$1") || return 69
-	printf '0x%08x\n' $(((${ipc_ftok_file#* } & 0xffff) |
-		((${ipc_ftok_file% *} & 0xff) << 16) | (($2 & 0xff) << 24)))
+	printf '0x%08x\n' "$(((${ipc_ftok_file#* } & 0xffff) |
+		((${ipc_ftok_file% *} & 0xff) << 16) | (($2 & 0xff) << 24)))"
 	unset ipc_ftok_file
 }
 
@@ -337,82 +385,119 @@ ipc_lock() {
 }
 
 _ipc_lock() {
-	ipc_hold=hold ipc_seconds='' ipc_errexit='' OPTIND=1
-	case $- in *e*) ipc_errexit=yes ;; esac
-	set +e
+	_ipc_begin ipc_lock
 	while getopts :nw: ipc_option; do
 		case $ipc_option in
-		n) ipc_hold=tryhold ;;
-		w) ipc_seconds=$OPTARG ;;
-		*) ipc_seconds=wrong ;;
+		n) ipc_at_once=yes ;;
+		w) ipc_limit=${OPTARG:-wrong} ;;
+		*) ipc_limit=wrong ;;
 		esac
 	done
 	shift $((OPTIND - 1)) && OPTIND=1
-	case ${ipc_seconds:-0} in *[!0-9.]*) set -- ;; esac
 	case ${1-} in '' | */* | . | ..) set -- ;; esac
-	if [ $# -lt 2 ]; then
-		echo 'usage: ipc_lock [-n] [-w SECONDS] NAME COMMAND [ARGUMENT]...' >&2
-		exit 64
-	fi
-	ipc_mount=${IPCFS:-/mnt/ipc} ipc_name=$1
+	_ipc_hundredths && [ $# -ge 2 ] ||
+		_ipc_usage '[-n] [-w SECONDS] NAME COMMAND [ARGUMENT]...' || exit
+	ipc_control=${IPCFS:-/mnt/ipc}/ctl ipc_name=$1
 	shift
-	ipc_file=$ipc_mount/ctl/sem/$ipc_name/$ipc_hold
-	if ! [ -e "$ipc_file" ]; then
+	if ! [ -e "$ipc_control/sem/$ipc_name/hold" ]; then
 		# Made with its value in one step; somebody else may be quicker.
-		ipc_quoted=$(printf '%s\n' "$ipc_name" | sed "s/'/'\\\\''/g")
-		(printf "sem/'%s' value=1\n" "$ipc_quoted" >|"$ipc_mount/ctl/create") 2>/dev/null
+		ipc_report=$(
+			printf '%s\n' "$ipc_name" | LC_ALL=C sed -e :all -e '$!{N;b all' -e '}' \
+				-e "s/[\\']/\\\\&/g" -e 's/\n/\\n/g' -e "s/.*/sem\/\$'&' value=1/" |
+				LC_ALL=C dd of="$ipc_control/create" conv=notrunc,nocreat bs=1M 2>&1
+		) || [ -e "$ipc_control/sem/$ipc_name/hold" ] || _ipc_report 1 || exit 69
 	fi
-	if ! [ -r "$ipc_file" ]; then
-		printf '%s\n' "ipc_lock: $ipc_mount/sem/$ipc_name: no such semaphore, or no permission to write it" >&2
-		exit 69
-	fi
+	ipc_control=$ipc_control/sem/$ipc_name
 	_ipc_born
-	# That the open has failed or was ended, the exit status says.
+	# What the shell itself has to say of processes that are killed.
 	exec 8>&2 2>/dev/null
-	ipc_code=75
-	if [ -z "$ipc_seconds" ] || [ "$ipc_hold" = tryhold ]; then
-		{
-			! _ipc_orphaned || exit
-			_ipc_run "$@"
-			ipc_code=$?
-		} 9<"$ipc_file"
+	ipc_watchdog='' ipc_tries=0
+	while [ -n "$ipc_limit" ]; do
+		_ipc_hold tryhold "$@"
+		[ -z "$ipc_held" ] || exit "$ipc_code"
+		# The shell has its own words for why not.
+		ipc_report=$(LC_ALL=C dd if="$ipc_control/tryhold" count=0 2>&1)
+		_ipc_report $? 2>&8
+		case $?:$ipc_limit:$ipc_tries in
+		75:0:*) exit 75 ;;
+		75:*) break ;;
+		0:*:9) _ipc_fail "$ipc_control/tryhold: this shell cannot open it" 2>&8 || exit ;;
+		0:*) ipc_tries=$((ipc_tries + 1)) ;;
+		*) exit 69 ;;
+		esac
+	done
+	if [ -z "$ipc_limit" ]; then
+		_ipc_hold hold "$@" 2>&8
 		exit "$ipc_code"
 	fi
 	# A shell cannot be made to give up an open, but a process can: this one, ended by a watchdog,
 	# which is gone before COMMAND begins.
+	_ipc_left
+	ipc_late=''
+	trap 'ipc_late=yes' ALRM
 	(
-		read -r ipc_me _ </proc/self/stat
+		read -r ipc_self _ </proc/self/stat
 		{
 			ipc_over='' ipc_sleep=''
 			trap 'ipc_over=1; kill "$ipc_sleep"' TERM
 			cd /
-			sleep "$ipc_seconds" &
+			sleep "$ipc_left" &
 			ipc_sleep=$!
 			[ -z "$ipc_over" ] || kill "$ipc_sleep"
 			wait "$ipc_sleep"
 			[ -z "$ipc_over" ] || exit
-			# Should the other have been killed, its number may be somebody else's by now.
+			# Should the others have been killed, their numbers may be somebody else's by now.
 			read -r ipc_stat </proc/self/stat
 			ipc_stat=${ipc_stat##*) ? }
-			[ "${ipc_stat%% *}" != "$ipc_me" ] || kill -ALRM "$ipc_me"
+			[ "${ipc_stat%% *}" = "$ipc_self" ] && read -r ipc_stat <"/proc/$ipc_self/stat"
+			ipc_stat=${ipc_stat##*) ? }
+			[ "${ipc_stat%% *}" != "$ipc_born" ] || kill -ALRM "$ipc_born" "$ipc_self"
 		} >/dev/null 8>&- &
 		ipc_watchdog=$!
-		{
-			kill "$ipc_watchdog"
-			wait "$ipc_watchdog"
-			! _ipc_orphaned || exit
-			_ipc_run "$@"
-			ipc_code=$?
-		} 9<"$ipc_file"
+		_ipc_hold hold "$@" 2>&8
 		exit "$ipc_code"
 	)
 	ipc_code=$?
-	# 128 + SIGALRM.
-	[ "$ipc_code" -ne 142 ] || ipc_code=75
+	[ -z "$ipc_late" ] || ipc_code=75
 	exit "$ipc_code"
 }
 
+# HOLD COMMAND [ARGUMENT]...: opens this file and runs COMMAND, of which $code is the status then, and
+# $held is set; else $code is 69, and the shell says why.
+_ipc_hold() {
+	ipc_file=$ipc_control/$1 ipc_held='' ipc_code=69
+	shift
+	{
+		exec 2>/dev/null
+		_ipc_call_off
+		! _ipc_orphaned || exit
+		_ipc_run "$@"
+		ipc_code=$? ipc_held=yes
+	} 9<"$ipc_file"
+	[ -n "$ipc_held" ] || _ipc_call_off
+}
+
+# Ends the watchdog.
+_ipc_call_off() {
+	[ -n "$ipc_watchdog" ] || return 0
+	kill "$ipc_watchdog"
+	wait "$ipc_watchdog"
+}
+
 # What they share. The variables are those of the function's subshell.
+
+# Prepares the subshell of the function NAME, which has options. COMMAND finds IFS, `set -e` and zsh's
+# ERR_RETURN as the caller has them.
+_ipc_begin() {
+	ipc_errexit='' ipc_errreturn=''
+	case $- in *e*) ipc_errexit=yes ;; esac
+	set +e
+	case ${ZSH_VERSION:+$(setopt)} in *errreturn*) ipc_errreturn=yes && unsetopt errreturn ;; esac
+	ipc_has_ifs=${IFS+yes} ipc_ifs=${IFS-}
+	IFS=' 	
+'
+	ipc_me=$1 ipc_limit='' ipc_at_once='' OPTIND=1
+}
 
 # Says how the function is to be called.
 _ipc_usage() {
@@ -445,22 +530,36 @@ _ipc_orphaned() {
 	[ "$ipc_parent" != "$ipc_caller" ]
 }
 
-# Runs COMMAND under `set -e` if the caller is, with the standard error that is kept as 8.
+# Runs COMMAND as the caller would, with the standard error that is kept as 8.
 _ipc_run() {
-	([ -z "$ipc_errexit" ] || set -e; "$@") 2>&8 8>&-
+	(
+		if [ -n "$ipc_has_ifs" ]; then IFS=$ipc_ifs; else unset IFS; fi
+		[ -z "$ipc_errreturn" ] || setopt errreturn
+		[ -z "$ipc_errexit" ] || set -e
+		"$@"
+	) 2>&8 8>&-
 }
 
 # Makes seconds of $limit hundredths; nothing is no limit.
 _ipc_hundredths() {
 	case $ipc_limit in
-	'') return 0 ;;
+	'') ;;
 	*[!0-9.]* | *.*.* | .) return 1 ;;
+	*)
+		ipc_limit=$(LC_ALL=C printf %.2f "$ipc_limit")
+		_ipc_strip "${ipc_limit%.*}${ipc_limit#*.}"
+		ipc_limit=$ipc_stripped
+		;;
 	esac
-	ipc_limit=$(LC_ALL=C printf %.2f "$ipc_limit")
-	ipc_limit=${ipc_limit%.*}${ipc_limit#*.}
+	[ -z "$ipc_at_once" ] || ipc_limit=0
+}
+
+# The number without the zeros that it begins with: $stripped.
+_ipc_strip() {
+	ipc_stripped=$1
 	while :; do
-		case $ipc_limit in
-		0?*) ipc_limit=${ipc_limit#0} ;;
+		case $ipc_stripped in
+		0?*) ipc_stripped=${ipc_stripped#0} ;;
 		*) return 0 ;;
 		esac
 	done
@@ -474,7 +573,12 @@ _ipc_now() {
 
 _ipc_is_type() {
 	case ${ipc_type#-} in *[!0-9]*) return 1 ;; esac
-	[ "$ipc_type" != - ]
+	_ipc_strip "${ipc_type#-}"
+	case $ipc_type in
+	-) return 1 ;;
+	-*) ipc_type=-$ipc_stripped ;;
+	*) ipc_type=$ipc_stripped ;;
+	esac
 }
 
 # Finds the queue PATH: its file, $queue, its directory in ctl/, $control, and its $kind.
@@ -574,30 +678,91 @@ _ipc_await_in_background() {
 	return "$1"
 }
 
-# The process PID's $pid, its $state and when it was $started, which together are nobody else's.
+# The process PID's $pid, its $state and when it was $started, which together are nobody else's, and
+# what signals it has $ignored and $caught.
 _ipc_stat() {
-	ipc_pid='' ipc_state='' ipc_started=''
-	{ read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
+	ipc_pid='' ipc_state='' ipc_started='' ipc_ignored=0 ipc_caught=0
+	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
 	ipc_pid=${ipc_stat%% *} ipc_stat=${ipc_stat##*) } ipc_state=${ipc_stat%% *}
-	# The 22nd field; the state is the third.
+	# The state is the third field.
 	set -- 3
-	while [ "$1" -lt 22 ]; do
+	while [ "$1" -lt 34 ]; do
 		ipc_stat=${ipc_stat#* }
-		set -- $(($1 + 1))
+		set -- "$(($1 + 1))"
+		case $1 in
+		22) ipc_started=${ipc_stat%% *} ;;
+		33) ipc_ignored=${ipc_stat%% *} ;;
+		34) ipc_caught=${ipc_stat%% *} ;;
+		esac
 	done
-	ipc_started=${ipc_stat%% *}
+}
+
+# Whether that process ignores, or catches, the signal.
+_ipc_ignores() {
+	_ipc_has "$ipc_ignored" "$1"
+}
+
+_ipc_catches() {
+	_ipc_has "$ipc_caught" "$1"
+}
+
+_ipc_has() {
+	case $2 in
+	INT) set -- "$1" 2 ;;
+	QUIT) set -- "$1" 4 ;;
+	TERM) set -- "$1" 16384 ;;
+	esac
+	[ "$(($1 & $2))" -ne 0 ]
+}
+
+# Makes $claim, and room for the longest message where it is: 7, a file without a name. What is in it
+# is written over, for which there is room however full the disk is.
+_ipc_reserve() {
+	(umask 077 && : >|"$ipc_claim") 2>&8 || return
+	exec 7<>"$ipc_claim"
+	rm -f -- "$ipc_claim"
+	{ head -c 1044480 /dev/zero >&7 && (umask 077 && : >|"$ipc_claim"); } ||
+		_ipc_fail "$ipc_place: no room for a message" 2>&8
 }
 
 # Takes a message into $claim, from the journal what a worker has left that was killed.
 _ipc_next() {
 	[ -z "$ipc_look" ] || ! _ipc_adopt || return 0
 	ipc_look=''
-	# Nobody is to end dd with the message in hand; it does not wait.
-	ipc_report=$(trap '' HUP INT TERM; LC_ALL=C dd if="$ipc_file" of="$ipc_claim" bs=1M iflag=nonblock 2>&1)
-	_ipc_report $? 2>&8
+	ipc_report=$(
+		# Nobody is to end them with the message in hand; they do not wait.
+		trap '' HUP INT TERM
+		{
+			LC_ALL=C dd if="$ipc_file" bs=1M iflag=nonblock 2>&3 3>&- |
+				tee -- "$ipc_claim" >&6 2>&8 3>&-
+		} 3>&1 6<>/proc/self/fd/7
+	)
 	set -- $?
+	# dd begins with its name where it has taken none.
+	case $1:${ipc_report:=dd: dd has been killed} in
+	0:dd:*)
+		_ipc_report 1 2>&8
+		set -- $?
+		;;
+	0:*) ;;
+	*:dd:*) set -- 69 ;;
+	*)
+		_ipc_return
+		return 69
+		;;
+	esac
 	[ "$1" -ne 75 ] || ! _ipc_adopt || return 0
 	return "$1"
+}
+
+# Gives the message back that there was no room for in $claim, and of which dd has made this $report.
+_ipc_return() {
+	true >|"$ipc_claim"
+	ipc_report=${ipc_report##*records out?}
+	(
+		trap '' HUP INT TERM
+		head -c "${ipc_report%% *}" </proc/self/fd/7 | _ipc_pass '' "$ipc_queue" "$ipc_kind"
+	) && _ipc_fail "$ipc_place: no room for a message; it has been given back" 2>&8
 }
 
 _ipc_adopt() {
@@ -627,7 +792,7 @@ _ipc_adopt() {
 _ipc_work() {
 	ipc_tries=0
 	while :; do
-		_ipc_run "$@" <"$ipc_claim"
+		_ipc_run "$@" <"$ipc_claim" 7>&-
 		ipc_status=$?
 		case $ipc_status in 0 | 126 | 127) break ;; esac
 		[ "$ipc_ending" != 130 ] || break
@@ -635,22 +800,24 @@ _ipc_work() {
 		ipc_tries=$((ipc_tries + 1))
 	done
 	case $ipc_status:$ipc_ending:$ipc_dead in
-	0:*)
-		: >|"$ipc_claim"
-		return
-		;;
-	126:* | 127:* | *:130:* | *:) ;;
-	*) ! _ipc_pass "$ipc_dead" "$ipc_dead_kind" || return 0 ;;
+	0:* | 126:* | 127:* | *:130:* | *:) ;;
+	*) ! _ipc_pass -n "$ipc_dead" "$ipc_dead_kind" <"$ipc_claim" || ipc_status=0 ;;
 	esac
-	_ipc_pass "$ipc_queue" "$ipc_kind"
+	if [ "$ipc_status" -eq 0 ] || _ipc_pass -n "$ipc_queue" "$ipc_kind" <"$ipc_claim"; then
+		# Not `:`, which ends a shell that cannot redirect it.
+		true 2>&8 >|"$ipc_claim" || return 69
+	fi
 	return "$ipc_status"
 }
 
-# Sends the message in $claim to QUEUE, which is a KIND.
+# OPTION QUEUE KIND: sends a message to the queue.
 _ipc_pass() {
-	if [ "$2" = sysv/msg ] && [ -n "$ipc_tag" ]; then
-		ipc_send -n -t "$ipc_tag" -- "$1" <"$ipc_claim" 2>&8
+	if [ "$3" = sysv/msg ] && [ -n "$ipc_tag" ]; then
+		ipc_send ${1:+"$1"} -t "$ipc_tag" -- "$2" 2>&8
 	else
-		ipc_send -n -- "$1" <"$ipc_claim" 2>&8
-	fi && : >|"$ipc_claim"
+		ipc_send ${1:+"$1"} -- "$2" 2>&8
+	fi
+	set -- $? "$2"
+	[ "$1" -ne 75 ] || _ipc_fail "$2: the queue is full" 2>&8
+	return "$1"
 }

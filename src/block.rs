@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::{Errno, Error, Result};
 use crate::fault;
 use crate::quota::{Quota, Share};
+use crate::tickets::Ticket;
 
 /// Idle workers kept for the next request that blocks; more than this many end at once.
 const IDLE_WORKERS: usize = 4;
@@ -129,6 +130,18 @@ impl Flight {
 thread_local! {
     /// What this thread, a worker, is busy with.
     static CURRENT: RefCell<Option<Arc<Flight>>> = const { RefCell::new(None) };
+    /// The place that its request has among those who wait.
+    static PLACE: RefCell<Option<Ticket>> = const { RefCell::new(None) };
+}
+
+/// To be called by a worker whose request has a place already.
+pub fn bring(place: Option<Ticket>) {
+    PLACE.set(place);
+}
+
+/// The place that this thread's request has among those who wait, if it has one.
+pub fn place() -> Option<Ticket> {
+    PLACE.take()
 }
 
 /// Whether the request that this thread works on has been cancelled: what tells `EINTR` by a
@@ -324,6 +337,7 @@ impl Blocker {
                 log::error!("a worker panicked; its request is answered with EIO");
             }
             CURRENT.set(None);
+            drop(place());
             flight.finish();
             let mut state = self.state.lock();
             state.flights.remove(&id);

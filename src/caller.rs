@@ -49,7 +49,14 @@ impl Caller {
         if !privileged() || self.uid == 0 {
             return self.act(|| Ok(work()?));
         }
-        Ok(sys::in_child(self, work)?)
+        Ok(sys::in_child(self, self.queue_limit(), work)?)
+    }
+
+    /// What the caller may spend on message queues, in bytes (getrlimit(2), `RLIMIT_MSGQUEUE`). Of one
+    /// whose limit is not to be seen it is what the kernel gives everybody at first, not the daemon's.
+    fn queue_limit(self) -> u64 {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.pid));
+        limits.ok().and_then(|text| parse_queue_limit(&text)).unwrap_or(MQ_BYTES_MAX)
     }
 
     /// Whether the caller has been hit by a deadly signal: what is answered now, it will not see.
@@ -61,6 +68,19 @@ impl Caller {
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
         Some(status.map_or(true, |status| is_deadly(&status)))
+    }
+}
+
+/// linux/mqueue.h
+const MQ_BYTES_MAX: u64 = 819_200;
+
+/// Understands `Max msgqueue size         819200               819200               bytes`, or
+/// `unlimited`, of /proc/PID/limits (proc(5)).
+pub fn parse_queue_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max msgqueue size"))?;
+    match line.split_ascii_whitespace().next()? {
+        "unlimited" => Some(libc::RLIM_INFINITY),
+        bytes => bytes.parse().ok(),
     }
 }
 
@@ -147,6 +167,7 @@ mod sys {
 
     pub(super) fn in_child(
         caller: Caller,
+        queue_limit: u64,
         work: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         // SAFETY: the child makes system calls only and ends by _exit.
@@ -166,7 +187,7 @@ mod sys {
                 // What the daemon has open must not live on in a process that the caller may stop.
                 // SAFETY: takes integers; nothing in this process uses a descriptor any more.
                 unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
-                let done = become_caller(caller).and_then(|()| work());
+                let done = become_caller(caller, queue_limit).and_then(|()| work());
                 let status = done.map_or_else(|errno| errno as i32, |()| 0);
                 // SAFETY: _exit may be called at any time.
                 unsafe { libc::_exit(status) }
@@ -175,22 +196,16 @@ mod sys {
     }
 
     /// Takes on the caller's ids, real ones included, and its limit on message queues.
-    fn become_caller(caller: Caller) -> Result<(), Errno> {
-        let Caller { uid, gid, pid } = caller;
-        // SAFETY: integers, and a struct that outlives the calls; null is allowed for either limit.
+    fn become_caller(caller: Caller, queue_limit: u64) -> Result<(), Errno> {
+        let Caller { uid, gid, .. } = caller;
+        let limit = libc::rlimit { rlim_cur: queue_limit, rlim_max: queue_limit };
+        // SAFETY: integers, and a struct that outlives the calls.
         unsafe {
+            // More than the daemon itself may have, where it may not give it: that is what there is.
+            libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const limit);
             Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
             // Root's id stays as the saved one: the daemon may kill it, the caller not trace it.
             Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, 0))?;
-            let mut limit: libc::rlimit64 = std::mem::zeroed();
-            let none = std::ptr::null::<libc::rlimit64>();
-            let resource = libc::RLIMIT_MSGQUEUE;
-            // Of a program that has changed its ids it is not told; then the daemon's counts.
-            if pid != 0
-                && libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut limit) == 0
-            {
-                libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none);
-            }
         }
         Ok(())
     }
@@ -255,6 +270,20 @@ mod tests {
         };
         assert_eq!(who.act_as_process(check).unwrap_err().errno(), Errno::EXFULL);
         who.act_as_process(|| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn the_limit_on_queues_is_the_callers_and_a_finite_one_where_it_is_not_to_be_seen() {
+        let me = Caller { uid: 0, gid: 0, pid: std::process::id() };
+        assert!(me.queue_limit() > 0);
+        assert_eq!(Caller { pid: u32::MAX, ..me }.queue_limit(), MQ_BYTES_MAX);
+        let line = |bytes: &str| {
+            format!("Max locked memory 1 1 bytes\nMax msgqueue size  {bytes}  9  bytes\n")
+        };
+        assert_eq!(parse_queue_limit(&line("4711")), Some(4711));
+        assert_eq!(parse_queue_limit(&line("unlimited")), Some(libc::RLIM_INFINITY));
+        assert_eq!(parse_queue_limit(&line("x")), None);
+        assert_eq!(parse_queue_limit(""), None);
     }
 
     #[test]

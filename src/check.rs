@@ -216,8 +216,8 @@ fn attempt(place: &Path, source: String, options: MountOptions, tell: OwnedFd) -
                 Ok(()) => say(MOUNTED, ""),
                 Err(error) => say(MOUNTED, &reason(error)),
             }
-            if daemon::unmount(&place, false).is_ok() || daemon::unmount(&place, true).is_ok() {
-                mounted.guard.dismiss();
+            if daemon::unmount(&place, false).is_err() {
+                let _ = daemon::unmount(&place, true);
             }
         }
     }

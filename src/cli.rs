@@ -1,5 +1,7 @@
 //! The command line: `ipcfs [options] [SOURCE] MOUNTPOINT`.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -9,22 +11,22 @@ use crate::kind::{Namespace, Options};
 use crate::number;
 use crate::quota::Limits;
 
-/// Mounts every IPC mechanism of the running kernel as files.
+/// Mounts IPC objects as files.
 ///
 /// The files are the kernel's own objects: POSIX message queues, shared memory and semaphores, named
 /// pipes, System V queues, semaphore sets and segments. The daemon stays in the background; it ends
-/// with `umount MOUNTPOINT`, `fusermount3 -u MOUNTPOINT` or SIGTERM. Run by root the tree is for
-/// everybody, run by a user it is theirs.
+/// with `umount MOUNTPOINT`, `fusermount3 -u MOUNTPOINT`, SIGTERM, SIGINT or SIGHUP. Run by root the
+/// tree is for everybody, run by a user it is theirs.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ipcfs", version, max_term_width = 100)]
+#[command(name = "ipcfs", version, max_term_width = 100, about = "mounts IPC objects as files")]
 #[command(override_usage = "ipcfs [OPTIONS] [SOURCE] MOUNTPOINT
        ipcfs --check [OPTIONS] [MOUNTPOINT]")]
 pub struct Arguments {
-    /// Stay in the foreground
+    /// Stay in the foreground; as `mount.ipcfs`: look at the command line, mount nothing
     #[arg(short, long)]
-    pub foreground: bool,
+    foreground: bool,
 
-    /// Log every request to standard error; implies -f
+    /// Log every request to standard error, unless `RUST_LOG` says what to log; implies -f
     #[arg(short, long)]
     pub debug: bool,
 
@@ -36,23 +38,31 @@ pub struct Arguments {
     #[arg(
         short = 'o',
         value_name = "OPTIONS",
-        value_parser = MountOptions::parse,
         help = "Mount options, separated by commas: allow_other, ro, mq_maxmsg=N, mq_msgsize=N, \
                 fifo_dir=PATH, link_dir=PATH, max_handles=N, max_blocked=N, no_passthrough, and \
                 what mount(8) passes on"
     )]
-    options: Vec<MountOptions>,
+    options: Vec<OsString>,
 
     /// What mount(8) hands to `mount.ipcfs` besides (`-n`, `-s`, `-v`); nothing follows from it
     #[arg(short = 'n', short_aliases = ['s', 'v'], hide = true, action = clap::ArgAction::Count)]
     _from_mount: u8,
 
+    /// The type that mount(8) hands to `mount.ipcfs`
+    #[arg(short = 't', value_name = "TYPE", hide = true)]
+    _type: Option<OsString>,
+
+    /// The mount namespace that mount(8) hands to `mount.ipcfs`, by a process or a path
+    #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
+    mount_namespace: Option<OsString>,
+
     /// Mount the objects of another IPC namespace, a container's say: of the process PID, or by
     /// the path of the namespace's file
-    #[arg(long, value_name = "PID|PATH")]
-    ipc_ns: Option<String>,
+    #[arg(long, value_name = "PID|PATH", value_hint = clap::ValueHint::FilePath)]
+    ipc_ns: Option<OsString>,
 
-    /// What to show as the mount's source ("ipcfs" by default), and where to mount
+    /// SOURCE is what findmnt(8) and df(1) show for the mount, "ipcfs" unless it is given;
+    /// MOUNTPOINT is the directory to mount on
     #[arg(
         value_name = "MOUNTPOINT",
         required_unless_present = "check",
@@ -60,6 +70,10 @@ pub struct Arguments {
         value_hint = clap::ValueHint::DirPath
     )]
     places: Vec<PathBuf>,
+
+    /// The name by which the command has been called.
+    #[arg(skip = PathBuf::from(std::env::args_os().next().unwrap_or_default()))]
+    called: PathBuf,
 }
 
 impl Arguments {
@@ -76,21 +90,44 @@ impl Arguments {
         }
     }
 
-    /// All `-o` together.
-    pub fn mount_options(&self) -> MountOptions {
+    /// Whether it is mount(8) that calls, by the name that it gives a helper.
+    fn is_helper(&self) -> bool {
+        self.called.file_name().is_some_and(|name| name.as_bytes().starts_with(b"mount."))
+    }
+
+    /// Whether the daemon is not to go to the background.
+    pub fn stays_in_foreground(&self) -> bool {
+        self.debug || (self.foreground && !self.is_helper())
+    }
+
+    /// Whether nothing is to be mounted: `mount -f` calls its helper with that `-f` (mount(8)).
+    pub fn is_fake(&self) -> bool {
+        self.foreground && self.is_helper()
+    }
+
+    /// The mount namespace that mount(8) wants the mount in.
+    pub fn mount_namespace(&self) -> Option<PathBuf> {
+        self.mount_namespace.as_ref().map(|given| {
+            let process = given.to_str().and_then(|text| text.parse::<u32>().ok());
+            process.map_or_else(|| given.into(), |pid| format!("/proc/{pid}/ns/mnt").into())
+        })
+    }
+
+    /// All `-o` together; the error is a sentence.
+    pub fn mount_options(&self) -> Result<MountOptions, String> {
         let mut all = MountOptions::default();
-        for options in self.options.iter().cloned() {
-            all.add(options);
+        for options in &self.options {
+            all.add(MountOptions::parse(options)?);
         }
-        all.kinds.namespace = self.ipc_ns.as_deref().map(Namespace::new);
-        all
+        all.kinds.namespace = self.ipc_ns.as_ref().map(Namespace::new);
+        Ok(all)
     }
 }
 
 /// What `-o` said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// For the kernel.
+    /// For the kernel; of two that contradict each other the last one.
     pub flags: Vec<MountOption>,
     /// Whether others may see the tree; root's is for everybody anyhow.
     pub allow_other: bool,
@@ -103,9 +140,23 @@ pub struct MountOptions {
     pub kinds: Options,
 }
 
-/// Options that mean something to mount(8) or that ipcfs does in any case.
+/// The mount options that are ipcfs's own, those with a value with the `=`.
+pub const MOUNT_OPTIONS: [&str; 9] = [
+    "allow_other",
+    "ro",
+    "mq_maxmsg=",
+    "mq_msgsize=",
+    "fifo_dir=",
+    "link_dir=",
+    "max_handles=",
+    "max_blocked=",
+    "no_passthrough",
+];
+
+/// Options that mean something to mount(8) or that ipcfs does in any case, or that say nothing to a
+/// file system without inodes of its own. As to `nosymfollow`: the only links there are lead from a
+/// name to a key in the same directory.
 const IGNORED: &[&str] = &[
-    "rw",
     "defaults",
     "auto",
     "noauto",
@@ -114,7 +165,9 @@ const IGNORED: &[&str] = &[
     "nouser",
     "nousers",
     "owner",
+    "noowner",
     "group",
+    "nogroup",
     "_netdev",
     "nofail",
     "relatime",
@@ -129,6 +182,10 @@ const IGNORED: &[&str] = &[
     "nomand",
     "diratime",
     "nodiratime",
+    "iversion",
+    "noiversion",
+    "symfollow",
+    "nosymfollow",
     "dev",
     "suid",
     "nodev",
@@ -137,9 +194,27 @@ const IGNORED: &[&str] = &[
     "auto_unmount",
 ];
 
+/// Options with a value of which the same is true. Security labels are those of what a
+/// file system stores, which this one does not.
+const IGNORED_VALUES: &[&str] =
+    &["fsname", "subtype", "comment", "user", "context", "fscontext", "defcontext", "rootcontext"];
+
+/// What is passed to the kernel, in pairs of which the last one given counts.
+const FLAGS: &[(&str, MountOption)] = &[
+    ("ro", MountOption::RO),
+    ("rw", MountOption::RW),
+    ("exec", MountOption::Exec),
+    ("noexec", MountOption::NoExec),
+    ("atime", MountOption::Atime),
+    ("noatime", MountOption::NoAtime),
+    ("sync", MountOption::Sync),
+    ("async", MountOption::Async),
+    ("dirsync", MountOption::DirSync),
+];
+
 impl MountOptions {
     fn add(&mut self, other: Self) {
-        self.flags.extend(other.flags);
+        other.flags.into_iter().for_each(|flag| self.set(flag));
         self.allow_other |= other.allow_other;
         self.no_passthrough |= other.no_passthrough;
         self.limits.max_handles = other.limits.max_handles.or(self.limits.max_handles);
@@ -150,71 +225,110 @@ impl MountOptions {
         self.kinds.fifo_dir = other.kinds.fifo_dir.or(self.kinds.fifo_dir.take());
     }
 
+    fn set(&mut self, flag: MountOption) {
+        let pair = |flag: &MountOption| {
+            FLAGS.iter().position(|(_, known)| known == flag).map(|place| place / 2)
+        };
+        self.flags.retain(|other| pair(other) != pair(&flag));
+        self.flags.push(flag);
+    }
+
     /// Understands `a,b=c`; the error is a sentence that names the option.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: impl AsRef<OsStr>) -> Result<Self, String> {
         let mut options = Self::default();
-        for word in text.split(',').filter(|word| !word.is_empty()) {
-            let (name, value) = match word.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (word, None),
+        for word in words(text.as_ref().as_bytes()) {
+            let equals = word.iter().position(|byte| *byte == b'=');
+            let (name, value) = match equals {
+                Some(place) => (&word[..place], Some(OsStr::from_bytes(&word[place + 1..]))),
+                None => (&*word, None),
             };
-            match (name, value) {
-                ("allow_other", None) => options.allow_other = true,
-                ("no_passthrough", None) => options.no_passthrough = true,
-                ("ro", None) => options.flags.push(MountOption::RO),
-                ("exec", None) => options.flags.push(MountOption::Exec),
-                ("noexec", None) => options.flags.push(MountOption::NoExec),
-                ("atime", None) => options.flags.push(MountOption::Atime),
-                ("noatime", None) => options.flags.push(MountOption::NoAtime),
-                ("sync", None) => options.flags.push(MountOption::Sync),
-                ("async", None) => options.flags.push(MountOption::Async),
-                ("dirsync", None) => options.flags.push(MountOption::DirSync),
-                ("max_handles", Some(value)) => {
-                    options.limits.max_handles = Some(count(name, value)? as usize);
-                }
-                ("max_blocked", Some(value)) => {
-                    options.limits.max_blocked = Some(count(name, value)? as usize);
-                }
-                ("mq_maxmsg", Some(value)) => {
-                    options.kinds.mq_maxmsg = Some(count(name, value)?);
-                }
-                ("mq_msgsize", Some(value)) => {
-                    options.kinds.mq_msgsize = Some(count(name, value)?);
-                }
-                ("link_dir", Some(value)) => {
-                    let path =
-                        std::path::absolute(value).map_err(|error| format!("{word}: {error}"))?;
-                    options.kinds.link_dir = Some(path);
-                }
-                ("fifo_dir", Some(value)) => {
-                    // In the background the daemon's current directory is the root.
-                    let path = std::path::absolute(value).map_err(|error| {
-                        format!("mount option fifo_dir: \"{value}\" is no path: {error}")
-                    })?;
-                    options.kinds.fifo_dir = Some(path);
-                }
-                ("remount", None) => {
-                    return Err("remounting is not possible; umount it and mount it again".into());
-                }
-                ("fsname" | "subtype" | "comment", Some(_)) => {}
-                (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
-                (name, None) if IGNORED.contains(&name) => {}
-                _ => {
-                    return Err(format!(
-                        "unknown mount option \"{word}\"; ipcfs --help lists them"
-                    ));
-                }
-            }
+            let name = String::from_utf8_lossy(name);
+            options.understand(&name, value)?;
         }
         Ok(options)
     }
+
+    fn understand(&mut self, name: &str, value: Option<&OsStr>) -> Result<(), String> {
+        if let Some((_, flag)) = FLAGS.iter().find(|(known, _)| *known == name) {
+            without(name, value)?;
+            self.set(flag.clone());
+            return Ok(());
+        }
+        match name {
+            "allow_other" => {
+                without(name, value)?;
+                self.allow_other = true;
+            }
+            "no_passthrough" => {
+                without(name, value)?;
+                self.no_passthrough = true;
+            }
+            "max_handles" => self.limits.max_handles = Some(count(name, value)? as usize),
+            "max_blocked" => self.limits.max_blocked = Some(count(name, value)? as usize),
+            "mq_maxmsg" => self.kinds.mq_maxmsg = Some(count(name, value)?),
+            "mq_msgsize" => self.kinds.mq_msgsize = Some(count(name, value)?),
+            "link_dir" => self.kinds.link_dir = Some(directory(name, value)?),
+            "fifo_dir" => self.kinds.fifo_dir = Some(directory(name, value)?),
+            "remount" => {
+                return Err(
+                    "mount option remount: remounting is not possible; umount it and mount \
+                            it again"
+                        .into(),
+                );
+            }
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
+            _ if value.is_some() && IGNORED_VALUES.contains(&name) => {}
+            _ if IGNORED.contains(&name) => without(name, value)?,
+            _ => return Err(format!("unknown mount option \"{name}\"; ipcfs --help lists them")),
+        }
+        Ok(())
+    }
 }
 
-fn count(name: &str, value: &str) -> Result<i64, String> {
-    match number::decimal(value).map(i64::try_from) {
-        Some(Ok(count @ 1..)) => Ok(count),
-        _ => Err(format!("mount option {name}: \"{value}\" is not a number above 0")),
+/// The options of a list. A comma parts them unless it is in a value that begins with a quotation
+/// mark and goes on to the next, as mount(8) has it for security labels.
+fn words(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut word = Vec::new();
+    let mut quoted = false;
+    for byte in text {
+        match byte {
+            b'"' if quoted || word.last() == Some(&b'=') => quoted = !quoted,
+            b',' if !quoted => all.push(std::mem::take(&mut word)),
+            byte => word.push(*byte),
+        }
     }
+    all.push(word);
+    all.retain(|word| !word.is_empty());
+    all
+}
+
+fn without(name: &str, value: Option<&OsStr>) -> Result<(), String> {
+    match value {
+        None => Ok(()),
+        Some(value) => {
+            Err(format!("mount option {name} takes no value; it has {value:?}, leave that out"))
+        }
+    }
+}
+
+fn count(name: &str, value: Option<&OsStr>) -> Result<i64, String> {
+    let Some(value) = value else {
+        return Err(format!("mount option \"{name}\" wants a value: {name}=N"));
+    };
+    match value.to_str().and_then(number::decimal).map(i64::try_from) {
+        Some(Ok(count @ 1..)) => Ok(count),
+        _ => Err(format!("mount option {name}: {value:?} is not a number above 0")),
+    }
+}
+
+fn directory(name: &str, value: Option<&OsStr>) -> Result<PathBuf, String> {
+    let Some(value) = value else {
+        return Err(format!("mount option \"{name}\" wants a value: {name}=PATH"));
+    };
+    // In the background the daemon's current directory is the root.
+    std::path::absolute(value)
+        .map_err(|error| format!("mount option {name}: {value:?} is no path: {error}"))
 }
 
 #[cfg(test)]
@@ -249,7 +363,7 @@ mod tests {
         let text = "rw,noexec,allow_other,mq_maxmsg=20,x-systemd.automount,_netdev,nofail";
         let options = MountOptions::parse(text).unwrap();
         assert!(options.allow_other);
-        assert_eq!(options.flags, [MountOption::NoExec]);
+        assert_eq!(options.flags, [MountOption::RW, MountOption::NoExec]);
         assert_eq!(options.kinds.mq_maxmsg, Some(20));
     }
 
@@ -261,6 +375,54 @@ mod tests {
         assert!(MountOptions::parse("mq_maxmsg").is_err());
         assert!(MountOptions::parse("fifo_dir=").unwrap_err().contains("fifo_dir"));
         assert!(MountOptions::parse("remount,ro").unwrap_err().contains("umount"));
+        assert!(MountOptions::parse("mq_maxmsg").unwrap_err().contains("mq_maxmsg=N"));
+        assert!(MountOptions::parse("ro=1").unwrap_err().contains("ro takes no value"));
+        assert!(MountOptions::parse("defaults=x").unwrap_err().contains("takes no value"));
+    }
+
+    #[test]
+    fn the_help_lists_the_mount_options() {
+        let help = Arguments::command().render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let listed = help.split("commas: ").nth(1).unwrap().split(", and what").next().unwrap();
+        let names =
+            |option: &str| option.trim_end_matches(|end: char| end.is_uppercase()).to_owned();
+        assert_eq!(listed.split(", ").map(names).collect::<Vec<_>>(), MOUNT_OPTIONS);
+    }
+
+    #[test]
+    fn of_opposites_the_last_one_counts() {
+        let flags = |text| MountOptions::parse(text).unwrap().flags;
+        assert_eq!(flags("ro,rw"), [MountOption::RW]);
+        assert_eq!(
+            flags("noexec,exec,noatime,atime,noatime,sync,dirsync,async"),
+            [MountOption::Exec, MountOption::NoAtime, MountOption::DirSync, MountOption::Async]
+        );
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let path = OsStr::from_bytes(b"fifo_dir=/run/\xff,ro");
+        let options = MountOptions::parse(path).unwrap();
+        assert_eq!(options.kinds.fifo_dir, Some(OsStr::from_bytes(b"/run/\xff").into()));
+        let namespace = OsStr::from_bytes(b"/run/\xff");
+        let command = [OsStr::new("ipcfs"), "--ipc-ns".as_ref(), namespace, "/mnt".as_ref()];
+        let options = Arguments::try_parse_from(command).unwrap().mount_options().unwrap();
+        assert_eq!(options.kinds.namespace.unwrap().file, namespace);
+        let quoted = MountOptions::parse("fifo_dir=\"/a,b\",ro").unwrap();
+        assert_eq!(quoted.kinds.fifo_dir, Some("/a,b".into()));
+    }
+
+    #[test]
+    fn for_mount_it_is_a_helper() {
+        let helper =
+            ["mount.ipcfs", "ipcfs", "/mnt", "-sfnv", "-N", "12", "-o", "rw", "-t", "ipcfs"];
+        let mut arguments = Arguments::try_parse_from(helper).unwrap();
+        assert_eq!(arguments.mount_namespace(), Some("/proc/12/ns/mnt".into()));
+        for (called, helper) in [("/sbin/mount.ipcfs", true), ("/bin/ipcfs", false), ("", false)] {
+            arguments.called = called.into();
+            assert_eq!((arguments.is_fake(), arguments.stays_in_foreground()), (helper, !helper));
+        }
     }
 
     /// An option, and what it says.
@@ -273,6 +435,8 @@ mod tests {
             ("allow_other", MountOptions { allow_other: true, ..none() }),
             ("no_passthrough", MountOptions { no_passthrough: true, ..none() }),
             ("ro", flag(MountOption::RO)),
+            ("rw", flag(MountOption::RW)),
+            ("context=\"system_u:object_r:tmp_t:s0:c127,c456\"", none()),
             ("exec", flag(MountOption::Exec)),
             ("noexec", flag(MountOption::NoExec)),
             ("atime", flag(MountOption::Atime)),
@@ -317,13 +481,13 @@ mod tests {
             let (words, each): (Vec<_>, Vec<_>) = options.into_iter().unzip();
             let mut all = MountOptions::default();
             each.into_iter().for_each(|one| all.add(one));
-            let together = MountOptions::parse(&words.join(","));
+            let together = MountOptions::parse(words.join(","));
             prop_assert_eq!(together.as_ref(), Ok(&all));
             // However many `-o` they are given by.
             let (first, second) = words.split_at(cut.index(words.len()));
             let (first, second) = (first.join(","), second.join(","));
             let command = ["ipcfs", "-o", &first, "-o", &second, "/mnt"];
-            prop_assert_eq!(Arguments::try_parse_from(command).unwrap().mount_options(), all);
+            prop_assert_eq!(Arguments::try_parse_from(command).unwrap().mount_options(), Ok(all));
         }
 
         #[test]
@@ -333,7 +497,7 @@ mod tests {
         ) {
             let mut words: Vec<_> = options.into_iter().map(|(word, _)| word).collect();
             words.insert(place.index(words.len() + 1), wrong.clone());
-            let sentence = MountOptions::parse(&words.join(",")).unwrap_err();
+            let sentence = MountOptions::parse(words.join(",")).unwrap_err();
             let name = wrong.split('=').next().unwrap();
             prop_assert!(sentence.contains(name), "{sentence}");
         }

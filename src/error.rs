@@ -8,12 +8,15 @@ use std::io;
 
 pub use nix::errno::Errno;
 
+use crate::tickets::Ticket;
+
 /// What went wrong: the errno of the C call, and the sentence that errno cannot say.
 #[derive(Debug)]
 pub struct Error {
     errno: Errno,
     again: Again,
     what: Option<Box<str>>,
+    place: Option<Box<Ticket>>,
 }
 
 /// What an `EAGAIN` asks for.
@@ -33,24 +36,35 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error that its errno says all about.
     pub const fn new(errno: Errno) -> Self {
-        Self { errno, again: Again::IfWaiting, what: None }
+        Self { errno, again: Again::IfWaiting, what: None, place: None }
     }
 
     /// An error with the sentence that its errno cannot say.
     pub fn because(errno: Errno, what: impl Into<Box<str>>) -> Self {
-        Self { errno, again: Again::IfWaiting, what: Some(what.into()) }
+        Self { what: Some(what.into()), ..Self::new(errno) }
+    }
+
+    /// `EAGAIN` for one who has a place among those who wait, and keeps it when a worker does it
+    /// again.
+    pub fn in_turn(place: Ticket) -> Self {
+        Self { place: Some(Box::new(place)), ..Self::new(Errno::EAGAIN) }
+    }
+
+    /// The place among those who wait, if there is one.
+    pub fn into_place(self) -> Option<Ticket> {
+        self.place.map(|place| *place)
     }
 
     /// Not an error: the work takes too long for the request loop (a walk through /proc, say) and
     /// is to be done again with [`Wait::Block`](crate::vfs::Wait::Block) by a worker, even for a
     /// file that is open with `O_NONBLOCK`, since it waits for nobody.
     pub const fn deferred() -> Self {
-        Self { errno: Errno::EAGAIN, again: Again::ByWorker, what: None }
+        Self { errno: Errno::EAGAIN, again: Again::ByWorker, what: None, place: None }
     }
 
     /// `EAGAIN` as the answer, whether the caller would wait or not: what `try` and `tryhold` say.
     pub const fn not_now() -> Self {
-        Self { errno: Errno::EAGAIN, again: Again::Never, what: None }
+        Self { errno: Errno::EAGAIN, again: Again::Never, what: None, place: None }
     }
 
     /// The errno to answer with.

@@ -85,31 +85,64 @@ pub fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
     Ok(words)
 }
 
-/// What `$'...'` stands for; returns what follows the closing quote.
+/// What `$'...'` stands for (bash(1), QUOTING); returns what follows the closing quote.
 fn unescape<'a>(mut rest: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], &'static str> {
     loop {
         let (&byte, after) = rest.split_first().ok_or("a quote is not closed")?;
         rest = after;
         match byte {
             b'\'' => return Ok(rest),
-            b'\\' => {
-                let (&code, after) = rest.split_first().ok_or("a quote is not closed")?;
-                rest = after;
-                out.push(match code {
-                    b'n' => b'\n',
-                    b't' => b'\t',
-                    b'x' => {
-                        let digits = rest.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-                        let value = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
-                        rest = rest.get(2..).unwrap_or_default();
-                        value.ok_or("\\x is followed by two hexadecimal digits")?
-                    }
-                    other => other,
-                });
-            }
+            b'\\' => rest = escape(rest, out)?,
             byte => out.push(byte),
         }
     }
+}
+
+/// What a backslash and what follows it in `$'...'` stand for; returns the rest. What is none in bash
+/// is refused rather than made something of.
+fn escape<'a>(text: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], &'static str> {
+    let (&code, rest) = text.split_first().ok_or("a quote is not closed")?;
+    let (value, rest) = match code {
+        b'a' => (0x07, rest),
+        b'b' => (0x08, rest),
+        b'e' | b'E' => (0x1b, rest),
+        b'f' => (0x0c, rest),
+        b'n' => (b'\n', rest),
+        b'r' => (b'\r', rest),
+        b't' => (b'\t', rest),
+        b'v' => (0x0b, rest),
+        b'\\' | b'\'' | b'"' | b'?' => (code, rest),
+        b'0'..=b'7' => {
+            let (value, rest) = number(text, 8, 3).ok_or("an octal number is expected")?;
+            let value = u8::try_from(value);
+            (value.map_err(|_| "an octal number above \\377 is no byte")?, rest)
+        }
+        b'x' => {
+            let (value, rest) =
+                number(rest, 16, 2).ok_or("\\x is followed by one or two hexadecimal digits")?;
+            (value as u8, rest)
+        }
+        b'u' | b'U' => {
+            let most = if code == b'u' { 4 } else { 8 };
+            let found = number(rest, 16, most);
+            let found = found.and_then(|(value, rest)| Some((char::from_u32(value)?, rest)));
+            let (character, rest) =
+                found.ok_or("\\u and \\U are followed by the hexadecimal number of a character")?;
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            return Ok(rest);
+        }
+        _ => return Err("in $'...' a backslash is followed by one of abeEfnrtv\\'\"?0-7xuU"),
+    };
+    out.push(value);
+    Ok(rest)
+}
+
+/// A number of up to `most` digits, and the rest.
+fn number(text: &[u8], radix: u32, most: usize) -> Option<(u32, &[u8])> {
+    let digit = |byte: &&u8| char::from(**byte).is_digit(radix);
+    let length = text.iter().take(most).take_while(digit).count();
+    let (digits, rest) = text.split_at(length);
+    Some((u32::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok()?, rest))
 }
 
 #[cfg(test)]
@@ -156,6 +189,24 @@ mod tests {
         assert_eq!(words(b"").unwrap(), Vec::<Vec<u8>>::new());
         assert!(words(b"'a").is_err() && words(b"$'a").is_err() && words(b"a\\").is_err());
         assert!(words(b"$'\\xz'").is_err() && words(b"$'\\x").is_err());
+    }
+
+    #[test]
+    fn every_escape_of_bash_is_understood_and_no_other() {
+        let one = |text: &str| words(format!("$'{text}'").as_bytes()).map(|words| words.concat());
+        for (text, bytes) in [
+            (r"\a\b\e\E\f\n\r\t\v", &b"\x07\x08\x1b\x1b\x0c\n\r\t\x0b"[..]),
+            (r#"\\\'\"\?"#, b"\\'\"?"),
+            (r"\1a\12\3771\08", b"\x01a\x0a\xff1\x008"),
+            (r"\xag\x41f", b"\x0agAf"),
+            (r"\u00e4\ue4 \U0001f600", "\u{e4}\u{e4} \u{1f600}".as_bytes()),
+        ] {
+            assert_eq!(one(text).as_deref(), Ok(bytes), "{text}");
+        }
+        for wrong in [r"\c", r"\ca", r"\z", r"\8", r"\400", r"\x", r"\u", r"\ud800", r"\ ", "\\\n"]
+        {
+            assert!(one(wrong).is_err(), "{wrong}");
+        }
     }
 
     /// Bytes among which those that need an escape are frequent.
@@ -235,8 +286,30 @@ mod tests {
         }
     }
 
+    /// What bash's `printf %q` makes of texts.
+    fn quoted_by_bash(locale: &str, texts: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut command = Command::new("bash");
+        command.env("LC_ALL", locale).args(["-c", "printf '%q\\0' \"$@\"", "bash"]);
+        let output = command.args(texts.iter().map(|text| std::ffi::OsStr::from_bytes(text)));
+        let output = output.output().unwrap().stdout;
+        output.split(|byte| *byte == 0).take(texts.len()).map(<[u8]>::to_vec).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+        #[test]
+        fn what_bash_quotes_is_the_same(texts in vec(text(), 100)) {
+            let texts: Vec<Vec<u8>> =
+                texts.into_iter().map(|text| text.into_iter().filter(|byte| *byte != 0).collect()).collect();
+            for locale in ["C", "C.UTF-8"] {
+                for (quoted, text) in quoted_by_bash(locale, &texts).iter().zip(&texts) {
+                    let shown = String::from_utf8_lossy(quoted);
+                    prop_assert_eq!(words(quoted), Ok(vec![text.clone()]), "{}", shown);
+                }
+            }
+        }
+
         #[test]
         fn bash_takes_a_word_for_the_same(texts in vec(text(), 100)) {
             // No name and no argument has a NUL in it.

@@ -10,14 +10,26 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{Level, Record};
+use parking_lot::Mutex;
 
 /// Where the system's log is listened for.
 const SOCKET: &str = "/dev/log";
 
 static BACKGROUND: AtomicBool = AtomicBool::new(false);
 
-/// To be called once at the start. `RUST_LOG` says what is logged, else `filter`.
-pub fn start(filter: &str) {
+/// What is not to be said unless the mount works.
+static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+/// To be called once at the start. `RUST_LOG` says what is logged, else warnings, or with `debug`
+/// everything.
+///
+/// Warnings that nobody has asked for wait for [`release`]: beside the reason why there is no mount
+/// they would only be in the way.
+pub fn start(debug: bool) {
+    if !debug && std::env::var_os("RUST_LOG").is_none() {
+        *HELD.lock() = Some(Vec::new());
+    }
+    let filter = if debug { "debug" } else { "warn" };
     let environment = env_logger::Env::default().default_filter_or(filter);
     env_logger::Builder::from_env(environment)
         .format(|line, record| {
@@ -29,6 +41,13 @@ pub fn start(filter: &str) {
         })
         .target(env_logger::Target::Pipe(Box::new(Output)))
         .init();
+}
+
+/// The mount works: what has been held back is said, and all from now on at once.
+pub fn release() {
+    if let Some(held) = HELD.lock().take() {
+        let _ = io::stderr().write_all(&held);
+    }
 }
 
 /// From now on nobody is there to read standard error.
@@ -62,9 +81,11 @@ impl Write for Output {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if is_in_background() {
             let _ = send(Path::new(SOCKET), line);
-            Ok(line.len())
-        } else {
-            io::stderr().write(line)
+            return Ok(line.len());
+        }
+        match &mut *HELD.lock() {
+            Some(held) => held.write(line),
+            None => io::stderr().write(line),
         }
     }
 

@@ -24,6 +24,7 @@ pub mod privilege;
 pub mod proc;
 pub mod quota;
 pub mod status;
+pub mod tickets;
 pub mod tree;
 pub mod turn;
 pub mod vfs;

@@ -1,5 +1,7 @@
 //! Keeping the daemon small, and freeing what is large where nobody waits for it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::monitor;
 
 /// As much shared memory, in bytes, takes the kernel a millisecond or two to free, and several times
@@ -21,6 +23,14 @@ mod sys {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 
+    /// What is large is memory of its own: on the heap a large buffer that is hardly used costs as
+    /// much as there was free at its place, which has to be cleared (mallopt(3)).
+    pub(super) fn keep_large_apart() {
+        const LARGE: i32 = 1 << 20;
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+
     /// Gives what is free back to the kernel (`malloc_trim(3)`).
     pub(super) fn trim() {
         // SAFETY: malloc_trim may be called at any time by any thread.
@@ -31,9 +41,26 @@ mod sys {
 /// To be called once at the start.
 pub fn keep_small() {
     sys::one_arena();
+    sys::keep_large_apart();
+    // Of large buffers little is used: a huge page for each would be most of what the daemon has.
+    let _ = nix::sys::prctl::set_thp_disable(true);
 }
 
 /// To be called when a crowd has left: of workers, of nodes, of names.
 pub fn give_back() {
     sys::trim();
+}
+
+/// To be told of what open files have kept and have freed: after enough of it, a worker gives it back
+/// to the kernel.
+pub fn freed(bytes: usize) {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    const ENOUGH: usize = 16 << 20;
+    if FREED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < ENOUGH {
+        return;
+    }
+    FREED.store(0, Ordering::Relaxed);
+    if let Some(blocker) = monitor::get().blocker() {
+        blocker.later(give_back);
+    }
 }

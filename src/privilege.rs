@@ -51,7 +51,8 @@ pub fn drop_unneeded() {
 pub fn keep_unmounting() {
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     if caller::privileged() {
-        keep(&[Capability::CAP_SYS_ADMIN]);
+        // The way to the mountpoint may lead through directories that are closed to root.
+        keep(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]);
     }
 }
 

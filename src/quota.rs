@@ -64,10 +64,14 @@ impl Quota {
         Self::new("waiting requests (max_blocked)", Errno::EAGAIN, each, usize::MAX)
     }
 
-    /// Bytes of what is kept for open directories and texts: a listing of a million names has 100 MB.
-    pub fn memory() -> Arc<Self> {
-        const EACH: usize = 256 << 20;
-        Self::new("bytes of open listings and texts", Errno::ENOMEM, EACH, 4 * EACH)
+    /// Bytes of what is kept for open directories, texts and messages: a listing of a million names
+    /// has 100 MB.
+    pub fn memory() -> &'static Arc<Self> {
+        static MEMORY: OnceLock<Arc<Quota>> = OnceLock::new();
+        MEMORY.get_or_init(|| {
+            const EACH: usize = 256 << 20;
+            Self::new("bytes of open listings, texts and messages", Errno::ENOMEM, EACH, 4 * EACH)
+        })
     }
 
     /// Mappings of the daemon's memory (`vm.max_map_count`, `proc_sys_vm(5)`): an attached segment is
@@ -109,11 +113,11 @@ impl Quota {
     /// Takes as much for a user; root's limit is that for all together. `EMFILE`, `EAGAIN` or
     /// `ENOMEM` when there is not so much left for them.
     pub fn take_many(self: &Arc<Self>, uid: u32, amount: usize) -> Result<Share> {
-        self.count(uid, amount)?;
+        self.add(uid, amount)?;
         Ok(Share { quota: Arc::clone(self), uid, amount })
     }
 
-    fn count(&self, uid: u32, amount: usize) -> Result<()> {
+    fn add(&self, uid: u32, amount: usize) -> Result<()> {
         let mut taken = self.taken.lock();
         let Taken { all, by_user } = &mut *taken;
         let own = by_user.entry(uid).or_insert(0);
@@ -134,6 +138,17 @@ impl Quota {
         Ok(())
     }
 
+    fn subtract(&self, uid: u32, amount: usize) {
+        let mut taken = self.taken.lock();
+        taken.all = taken.all.saturating_sub(amount);
+        if let Entry::Occupied(mut own) = taken.by_user.entry(uid) {
+            *own.get_mut() = own.get().saturating_sub(amount);
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+
     /// How many a user may have, and has.
     pub fn of(&self, uid: u32) -> (usize, usize) {
         let own = self.taken.lock().by_user.get(&uid).copied().unwrap_or(0);
@@ -144,7 +159,7 @@ impl Quota {
 impl Share {
     /// Takes as much more; see [`Quota::take_many`].
     pub fn add(&mut self, amount: usize) -> Result<()> {
-        self.quota.count(self.uid, amount)?;
+        self.quota.add(self.uid, amount)?;
         self.amount += amount;
         Ok(())
     }
@@ -158,14 +173,109 @@ fn memory_of(text: &str) -> Option<usize> {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.quota.taken.lock();
-        taken.all = taken.all.saturating_sub(self.amount);
-        if let Entry::Occupied(mut own) = taken.by_user.entry(self.uid) {
-            *own.get_mut() = own.get().saturating_sub(self.amount);
-            if *own.get() == 0 {
-                own.remove();
-            }
+        self.quota.subtract(self.uid, self.amount);
+    }
+}
+
+/// Memory that grows and shrinks with what an open file keeps in it, charged to one user
+/// ([`Quota::memory`]).
+#[derive(Debug)]
+pub struct Charge {
+    quota: Arc<Quota>,
+    uid: u32,
+    amount: usize,
+}
+
+impl Charge {
+    /// What this is rounded up to, so that not every byte is accounted for by itself.
+    const STEP: usize = 4096;
+
+    /// Of nothing yet.
+    pub fn new(uid: u32) -> Self {
+        Self { quota: Arc::clone(Quota::memory()), uid, amount: 0 }
+    }
+
+    /// From now on of so many bytes; `ENOMEM` where the user has not so much left.
+    pub fn set(&mut self, bytes: usize) -> Result<()> {
+        let amount = bytes.div_ceil(Self::STEP).saturating_mul(Self::STEP);
+        if amount > self.amount {
+            self.quota.add(self.uid, amount - self.amount)?;
+        } else if amount < self.amount {
+            self.quota.subtract(self.uid, self.amount - amount);
         }
+        self.amount = amount;
+        Ok(())
+    }
+
+    /// Takes over what another of the same user has been charged.
+    pub fn absorb(&mut self, mut other: Self) {
+        self.amount += std::mem::take(&mut other.amount);
+    }
+
+    /// Who is charged.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.amount > 0 {
+            self.quota.subtract(self.uid, self.amount);
+        }
+    }
+}
+
+/// A piece of text that waits in an open file for the rest of it, charged to one user.
+#[derive(Debug)]
+pub struct Kept {
+    text: Vec<u8>,
+    charge: Charge,
+}
+
+impl Kept {
+    /// An empty one.
+    pub fn new(uid: u32) -> Self {
+        Self { text: Vec::new(), charge: Charge::new(uid) }
+    }
+
+    /// Adds to its end; `ENOMEM` where the user has no memory left for it, and it is as it was.
+    pub fn extend(&mut self, more: &[u8]) -> Result<()> {
+        let before = self.text.len();
+        self.text.extend_from_slice(more);
+        self.charge.set(self.text.capacity()).inspect_err(|_| {
+            self.text.truncate(before);
+            self.text.shrink_to_fit();
+        })
+    }
+
+    /// Cuts it back to its first bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.text.truncate(length);
+    }
+
+    /// Empties it and frees what it took.
+    pub fn clear(&mut self) {
+        if self.text.capacity() > Charge::STEP {
+            crate::memory::freed(self.text.capacity());
+        }
+        self.text = Vec::new();
+        // Less is never refused.
+        let _ = self.charge.set(0);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        crate::memory::freed(self.text.capacity());
+    }
+}
+
+impl std::ops::Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text
     }
 }
 
@@ -189,18 +299,24 @@ mod tests {
     }
 
     #[test]
-    fn a_share_grows_up_to_the_limit_and_is_given_back_whole() {
-        let quota = Quota::new("bytes", Errno::ENOMEM, 10, 15);
-        let mut one = quota.take_many(7, 4).unwrap();
-        one.add(6).unwrap();
-        assert_eq!(one.add(1).unwrap_err().errno(), Errno::ENOMEM);
-        assert_eq!(quota.of(7), (10, 10));
-        let mut other = quota.take_many(8, 0).unwrap();
-        other.add(5).unwrap();
-        assert_eq!(other.add(1).unwrap_err().errno(), Errno::ENOMEM, "all have it together");
-        drop(one);
-        assert_eq!((quota.of(7).1, quota.of(8).1), (0, 5));
-        assert_eq!(memory_of("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16384));
+    fn what_is_kept_is_charged_as_long_as_it_is_kept() {
+        const UID: u32 = 4_200_001;
+        let used = || Quota::memory().of(UID).1;
+        let (most, _) = Quota::memory().of(UID);
+        let mut kept = Kept::new(UID);
+        kept.extend(b"a").unwrap();
+        assert_eq!((&kept[..], used()), (&b"a"[..], Charge::STEP));
+        kept.extend(&vec![b'x'; 100_000]).unwrap();
+        assert!(used() >= 100_001, "{}", used());
+        let rest = Quota::memory().take_many(UID, most - used()).unwrap();
+        let error = kept.extend(&vec![b'x'; 1 << 20]).unwrap_err();
+        assert_eq!((error.errno(), kept.len()), (Errno::ENOMEM, 100_001));
+        drop(rest);
+        kept.clear();
+        assert_eq!((kept.len(), used()), (0, 0));
+        kept.extend(b"b").unwrap();
+        drop(kept);
+        assert_eq!(used(), 0);
     }
 
     #[test]

@@ -104,6 +104,12 @@ impl Attr {
     }
 }
 
+/// The size that a text shows which is made when it is read: a page, as in sysfs.
+///
+/// Programs that copy by sendfile(2) (busybox's cat, Python's `shutil`) take a file of no bytes to be
+/// empty and ask no further; that a whole page is a guess, others know (coreutils' wc and tail).
+pub const TEXT_SIZE: u64 = 4096;
+
 /// The attributes to change; `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {

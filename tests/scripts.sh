@@ -71,6 +71,24 @@ for option in $options; do
 		fail "README.md does not know $option"
 done
 
+# What mount(8) alone gives is not offered; the names of mount options are, in bash behind a comma as
+# well, and directories.
+# shellcheck disable=SC2016
+for word in - 'ro,' "$work/ro"; do
+	bash --norc -c '. "$0"; COMP_WORDS=(ipcfs -o "$1") COMP_CWORD=2
+		case $1 in -) _ipcfs ipcfs - ipcfs ;; ro,) _ipcfs ipcfs ro, -o ;; *) _ipcfs ipcfs "$1" ipcfs ;; esac
+		printf "%s\n" "${COMPREPLY[@]}"' "$share/bash-completion/completions/ipcfs" "$word"
+done >"$work/bash"
+! grep -qx -e -n -e -t -e -N "$work/bash" || fail "bash offers hidden options: $(cat "$work/bash")"
+grep -qx ro,fifo_dir= "$work/bash" || fail "bash completes no mount options: $(cat "$work/bash")"
+grep -qx "$work/root" "$work/bash" || fail "bash completes no directories: $(cat "$work/bash")"
+! grep -q -e '-n\[' -e '-t+' "$share/zsh/site-functions/_ipcfs" || fail "zsh offers hidden options"
+! grep -q -e '-s n ' -e '-s t ' "$share/fish/vendor_completions.d/ipcfs.fish" || fail "fish offers hidden options"
+# shellcheck disable=SC2016
+fish --no-config -c 'source $argv; complete --do-complete "ipcfs -o "' \
+	"$share/fish/vendor_completions.d/ipcfs.fish" | grep -q '^fifo_dir=' || fail "fish completes no mount options"
+grep -q 'fifo_dir=' "$share/zsh/site-functions/_ipcfs" || fail "zsh completes no mount options"
+
 # Every mount option is in the man page.
 ipcfs --help | tr -s ' \n' ' ' | sed 's/.*separated by commas: \(.*\), and what.*/\1/' |
 	tr ',' '\n' | while read -r option; do
@@ -99,18 +117,32 @@ XDG_RUNTIME_DIR=$work systemd-analyze verify --man=no --user "$units/user/ipcfs.
 systemd-analyze security --no-pager --offline=yes --threshold=50 systemd/ipcfs.service \
 	>"$work/output" || fail "$(cat "$work/output")"
 
+# The links in the documentation lead somewhere there.
+(
+	cd "$share/doc/ipcfs"
+	grep -ho '\](\([^)#]*\)' ./*.md | sed 's/..//' | grep -v '^https\{0,1\}:' | sort -u |
+		while read -r target; do
+			[ -z "$target" ] || [ -e "$target" ] || fail "a link in the documentation leads to $target"
+		done
+)
+
 scripts/install --destdir "$work/root" --uninstall
-left=$(find "$work/root" ! -type d)
+left=$(find "$work/root" -mindepth 1)
 [ -z "$left" ] || fail "left behind: $left"
-# Elsewhere.
-for prefix in /usr /opt/ipcfs; do
+# Elsewhere, and a second time; what others have put there stays.
+mkdir -p "$work/root/usr/bin"
+for prefix in /usr "/opt/a|b&c" "$HOME/.local"; do
 	scripts/install --no-build --destdir "$work/root" --prefix "$prefix"
-	grep -q "^ExecStart=$prefix/bin/ipcfs " "$work/root$prefix/lib/systemd/system/ipcfs.service"
+	scripts/install --no-build --destdir "$work/root" --prefix "$prefix"
+	unit=$work/root$prefix/lib/systemd/system/ipcfs.service
+	[ "$prefix" != "$HOME/.local" ] || unit=$work/root${XDG_DATA_HOME:-$HOME/.local/share}/systemd/user/ipcfs.service
+	grep -qF "ExecStart=$prefix/bin/ipcfs " "$unit" || fail "$unit does not start $prefix/bin/ipcfs"
 	[ "$(readlink "$work/root/usr/sbin/mount.ipcfs")" = "$([ "$prefix" != /usr ] || echo /usr/bin/ipcfs)" ]
 	scripts/install --destdir "$work/root" --prefix "$prefix" --uninstall
-	left=$(find "$work/root" ! -type d)
+	left=$(find "$work/root" -mindepth 1 ! -path "$work/root/usr" ! -path "$work/root/usr/bin")
 	[ -z "$left" ] || fail "left behind: $left"
 done
+[ -d "$work/root/usr/bin" ] || fail "what was there before has been removed"
 # A user is told before anything is done.
 setpriv --reuid=4242 --regid=4242 --clear-groups scripts/install --no-build 2>"$work/output" &&
 	fail "a user has installed it for all"

@@ -175,6 +175,8 @@ as_tester() {
 useradd --uid 4242 --create-home --shell /bin/sh tester
 files >/tmp/before
 dpkg -i target/debian/*.deb
+[ -s /var/lib/dpkg/info/ipcfs.md5sums ]
+[ -z "$(dpkg -V ipcfs)" ]
 ipcfs -V
 ipcfs --check
 

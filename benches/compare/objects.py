@@ -68,10 +68,7 @@ def cost_of_listing(b, kind, size):
 
 
 A_REST = 1.2  # Seconds; what a queue holds that has been left alone for one, ipcfs remembers.
-LIST_NOTE = (
-    "where ls asks for access control lists, it looks each name up twice, for statx(2) and for "
-    "getxattr(2), and the kernel may not keep what the first has found"
-)
+LIST_NOTE = "ls looks up each name, and the kernel may not keep what it has found"
 
 
 def remove_all(kind):

@@ -205,7 +205,17 @@ static void noop_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t at,
     fuse_reply_buf(req, buffer, used);
 }
 
+/* As ipcfs: no such things, rather than none of this file (ENOSYS, which the kernel remembers). */
+static void noop_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    (void)ino;
+    (void)name;
+    (void)size;
+    fuse_reply_err(req, EOPNOTSUPP);
+}
+
 static const struct fuse_lowlevel_ops operations = {
+    .getxattr = noop_getxattr,
     .lookup = noop_lookup,
     .getattr = noop_getattr,
     .setattr = noop_setattr,

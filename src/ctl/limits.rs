@@ -7,10 +7,11 @@ use crate::monitor;
 use crate::quota::Quota;
 use crate::status::Fields;
 
-/// All limits, as they are for `caller`.
+/// All limits, as they are for `caller`; each name is there once.
 pub(super) fn all(kinds: &Kinds, caller: Caller) -> Vec<Limit> {
     let mut limits: Vec<_> = kinds.iter().flat_map(|(_, kind)| kind.limits(caller)).collect();
     limits.extend(own());
+    limits.extend(shares(caller.uid));
     limits
 }
 
@@ -25,21 +26,36 @@ pub fn own() -> Vec<Limit> {
     }
     // A request that waits is a thread, whose stack and its guard page are two mappings.
     let raise = "sysctl vm.max_map_count=N";
-    limits.extend(sysctl("vm/max_map_count").map(|max| Limit::each("daemon_mappings", max, raise)));
+    let maps = std::fs::read("/proc/self/maps").ok();
+    let used = maps.map(|maps| maps.split(|byte| *byte == b'\n').count() as u64 - 1);
+    let all = |max| Limit { name: "daemon_mappings", max: Some(max), used, raise };
+    limits.extend(sysctl("vm/max_map_count").map(all));
     limits
 }
 
-/// What the reader may take of the daemon, and has taken.
-fn quota(fields: Fields, name: &str, max: usize, used: usize) -> Fields {
-    let most = format!("{name}_max");
-    let fields = match max {
-        usize::MAX => fields.text(&most, "unlimited"),
-        max => fields.number(&most, max as u64),
+/// What a user may take of the daemon, and has taken.
+fn shares(uid: u32) -> Vec<Limit> {
+    let share = |name, quota: &Quota, raise| {
+        let (max, used) = quota.of(uid);
+        let max = (max != usize::MAX).then_some(max as u64);
+        Limit { name, max, used: Some(used as u64), raise }
     };
-    fields.number(name, used as u64)
+    let monitor = monitor::get();
+    let mut limits = Vec::new();
+    if let Some(blocker) = monitor.blocker() {
+        limits.push(share("daemon_waiting", blocker.quota(), "-o max_blocked=N"));
+    }
+    if let Some(mounted) = monitor.mounted() {
+        limits.push(share("daemon_open_files", mounted.quota(), "-o max_handles=N"));
+        limits.push(share("daemon_listing_bytes", mounted.memory(), ""));
+    }
+    limits.push(share("daemon_unfinished_bytes", Quota::collected(), ""));
+    let raise = "sysctl vm.max_map_count=N";
+    limits.push(share("daemon_mappings_share", Quota::mappings(), raise));
+    limits
 }
 
-/// The limits, and how many requests are waiting and files are open.
+/// The limits, and how much of each is in use.
 pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
     let mut fields = Fields::default();
     for Limit { name, max, used, .. } in all(kinds, caller) {
@@ -52,19 +68,5 @@ pub(super) fn fields(kinds: &Kinds, caller: Caller) -> Fields {
             fields = fields.number(name, used);
         }
     }
-    let monitor = monitor::get();
-    if let Some(blocker) = monitor.blocker() {
-        let (max, used) = blocker.quota().of(caller.uid);
-        fields = quota(fields, "daemon_waiting", max, used);
-    }
-    if let Some(mounted) = monitor.mounted() {
-        let (max, used) = mounted.quota().of(caller.uid);
-        fields = quota(fields, "daemon_open_files", max, used);
-        let (max, used) = mounted.memory().of(caller.uid);
-        fields = quota(fields, "daemon_listing_bytes", max, used);
-    }
-    let (max, used) = Quota::collected().of(caller.uid);
-    fields = quota(fields, "daemon_unfinished_bytes", max, used);
-    let (max, used) = Quota::mappings().of(caller.uid);
-    quota(fields, "daemon_mappings", max, used)
+    fields
 }

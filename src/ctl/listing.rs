@@ -12,6 +12,8 @@ pub(super) struct Found {
     pub(super) kind: &'static str,
     pub(super) name: Vec<u8>,
     pub(super) attr: Attr,
+    /// How many bytes it holds.
+    pub(super) size: u64,
     pub(super) object: Arc<dyn Object>,
 }
 
@@ -32,7 +34,8 @@ pub(super) fn objects(kinds: &Kinds) -> Vec<Found> {
         for entry in entries {
             let Ok(attr) = kind.find(&entry.name) else { continue };
             if let Ok(Item::Object(object)) = Arc::clone(kind).item(&entry.name, &attr) {
-                found.push(Found { kind: profile.path, name: entry.name, attr, object });
+                let size = if profile.texts { 0 } else { attr.size };
+                found.push(Found { kind: profile.path, name: entry.name, attr, size, object });
             }
         }
     }

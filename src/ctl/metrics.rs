@@ -1,5 +1,6 @@
 //! `metrics`: Prometheus's text exposition format.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::listing::{Facts, Found, Reader, facts, objects};
@@ -38,6 +39,14 @@ impl Metric {
     }
 }
 
+/// A name as the value of a label, which is any UTF-8; what is none is written as for a shell.
+fn label(name: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(name) {
+        Ok(name) => name.into(),
+        Err(_) => escape::dollar(name).into(),
+    }
+}
+
 /// Everything. What is in an object is for those who may read it.
 pub(super) fn text(kinds: &Kinds, caller: Caller) -> Result<Vec<u8>> {
     let mut text = String::new();
@@ -55,7 +64,7 @@ fn about_objects(kinds: &Kinds, caller: Caller) -> Result<Vec<Metric>> {
     let with_facts = |found| facts(&found, &reader).map(|facts| (found, facts));
     let all: Vec<(Found, Facts)> = objects(kinds).into_iter().filter_map(with_facts).collect();
     let targets = Targets::new(all.iter().map(|(found, _)| &*found.object as &dyn Object));
-    let users = caller.act(|| users::find(&targets))?;
+    let users = caller.act(|| users::find(&targets))?.users;
     let waiters = waiters::find(&targets, caller)?;
 
     let mut messages = Metric::gauge("ipcfs_object_messages", "Messages queued.");
@@ -67,8 +76,8 @@ fn about_objects(kinds: &Kinds, caller: Caller) -> Result<Vec<Metric>> {
     let mut used = Metric::gauge("ipcfs_object_users", "Processes that have it open.");
     let mut awaited = Metric::gauge("ipcfs_object_waiters", "Processes that wait for it.");
     for (index, (found, facts)) in all.iter().enumerate() {
-        let name = escape::line(&found.name);
-        let labels = [("kind", found.kind), ("name", name.as_str())];
+        let name = label(&found.name);
+        let labels = [("kind", found.kind), ("name", &*name)];
         let samples = [
             (&mut messages, facts.messages),
             (&mut bytes, facts.bytes),
@@ -205,8 +214,15 @@ mod tests {
         assert_eq!(metric.text, expected);
     }
 
+    #[test]
+    fn a_name_is_escaped_once() {
+        assert_eq!(label(b"b\\s"), "b\\s");
+        assert_eq!(label("\u{e4}\n".as_bytes()), "\u{e4}\n");
+        assert_eq!(label(b"a\xff"), "$'a\\xff'");
+    }
+
     /// What Prometheus reads between the quotes, and what comes after them.
-    fn label(text: &str) -> Option<(String, &str)> {
+    fn read(text: &str) -> Option<(String, &str)> {
         let (mut value, mut characters) = (String::new(), text.char_indices());
         while let Some((at, character)) = characters.next() {
             value.push(match character {
@@ -229,8 +245,8 @@ mod tests {
             let mut metric = Metric::gauge("ipcfs_x", "X.");
             metric.sample(&[("name", &value)], 3);
             let sample = metric.text.strip_prefix("# HELP ipcfs_x X.\n# TYPE ipcfs_x gauge\n").unwrap();
-            let (read, after) = label(sample.strip_prefix("ipcfs_x{name=\"").unwrap()).unwrap();
-            prop_assert_eq!(read, value);
+            let (value_read, after) = read(sample.strip_prefix("ipcfs_x{name=\"").unwrap()).unwrap();
+            prop_assert_eq!(value_read, value);
             prop_assert_eq!(after, "} 3\n");
         }
     }

@@ -15,7 +15,7 @@ use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{json_text, slow};
 use crate::kind::{Kind, Profile};
 use crate::monitor::{self, Failure};
-use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened};
+use crate::vfs::{Attr, Change, Cx, How, Item, Object, Opened, TEXT_SIZE};
 
 /// The kinds and what is known about them, in the order in which they are listed.
 pub type Kinds = Arc<[OneKind]>;
@@ -53,7 +53,7 @@ struct Report {
 
 impl Object for Report {
     fn attr(&self) -> Result<Attr> {
-        Ok(Attr::file(0, 0o444))
+        Ok(Attr { size: TEXT_SIZE, blocks: TEXT_SIZE / 512, ..Attr::file(0, 0o444) })
     }
 
     fn change(&self, _cx: &Cx, _change: &Change) -> Result<()> {

@@ -2,7 +2,9 @@
 //!
 //! What the kernel records of an object has to say that nobody uses it ([`Object::unused`]), nobody
 //! may have it open, mapped or attached, and nobody may wait for it. /proc is walked twice, so that
-//! what is passed from one process to another in the meantime is seen once.
+//! what is passed from one process to another in the meantime is seen once. As long as any process
+//! holds open files that are not shown, on their way through a socket or registered with an
+//! `io_uring`, any file may be among them, and no POSIX object and no pipe is an orphan.
 //!
 //! Where the daemon cannot look into every process (it is not root, or in a pid namespace of its
 //! own), only what the kernel counts by itself is certain: System V segments without attachment.
@@ -72,7 +74,7 @@ pub(super) fn find(kinds: &Kinds) -> Result<Vec<Orphan>> {
 fn in_use(candidates: &[(Found, &'static str)]) -> Result<HashSet<usize>> {
     let targets = Targets::new(candidates.iter().map(|(found, _)| &*found.object as &dyn Object));
     let me = Caller::daemon();
-    let users = users::find(&targets)?;
+    let users::Found { users, hidden } = users::find(&targets)?;
     let waiters = waiters::find(&targets, me)?;
     let used: Vec<bool> = users
         .iter()
@@ -86,8 +88,8 @@ fn in_use(candidates: &[(Found, &'static str)]) -> Result<HashSet<usize>> {
         std::thread::sleep(CLOSING);
         open = targets.open();
     }
-    let in_use = open.into_iter().zip(used).enumerate().filter(|(_, (open, used))| *open || *used);
-    Ok(in_use.map(|(index, _)| index).collect())
+    let is_used = |index: &usize| open[*index] || used[*index] || hidden && targets.is_file(*index);
+    Ok((0..targets.len()).filter(is_used).collect())
 }
 
 /// A path a line, as it is, for `xargs -d '\n'`. One that would not be a line is written as

@@ -20,7 +20,7 @@ pub(super) fn text(kinds: &Kinds, caller: Caller) -> Vec<u8> {
             escape::word(&found.name),
             format!("{:04o}", found.attr.mode),
             users.name(found.attr.uid),
-            found.attr.size.to_string(),
+            found.size.to_string(),
             content(&facts),
             joined(&facts.last),
         ]);
@@ -28,9 +28,14 @@ pub(super) fn text(kinds: &Kinds, caller: Caller) -> Vec<u8> {
     table(&rows).into_bytes()
 }
 
-/// Messages or values.
+/// Messages or values; of a large set the first ones.
 fn content(facts: &Facts) -> String {
-    facts.messages.map_or_else(|| joined(&facts.values), |messages| messages.to_string())
+    const MOST: usize = 16;
+    match (facts.messages, facts.values.get(..MOST)) {
+        (Some(messages), _) => messages.to_string(),
+        (None, Some(first)) if facts.values.len() > MOST => joined(first) + ",...",
+        (None, _) => joined(&facts.values),
+    }
 }
 
 fn joined(numbers: &[i128]) -> String {
@@ -73,7 +78,7 @@ pub(super) fn json(kinds: &Kinds, caller: Caller) -> Value {
         map.insert("mode".into(), format!("{:04o}", found.attr.mode).into());
         map.insert("uid".into(), found.attr.uid.into());
         map.insert("gid".into(), found.attr.gid.into());
-        map.insert("size".into(), found.attr.size.into());
+        map.insert("size".into(), found.size.into());
         if let Some(messages) = facts.messages {
             map.insert("messages".into(), number(messages));
         }

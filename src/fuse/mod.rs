@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod interrupt;
+pub mod lanes;
 pub mod passthrough;
 mod poll;
 mod reply;
@@ -20,12 +21,13 @@ use fuser::{
     ReplyEntry, ReplyOpen, Request, TimeOrNow,
 };
 
+use self::lanes::Lanes;
 use self::passthrough::Passthrough;
 use self::poll::Polls;
 use self::reply::{Asked, Late, Refuse};
-use crate::block::{Blocker, Errand, Flight};
+use crate::block::{self, Blocker, Errand, Flight};
 use crate::caller::Caller;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::escape;
 use crate::fault;
 use crate::tree::nodes::NodeId;
@@ -121,7 +123,7 @@ impl Adapter {
                 Ok(done) => answer(self, reply, done),
                 Err(error) if is_to_wait(&error, &cx) => {
                     let me = self.clone();
-                    self.wait(request, ask, &error, reply, move |flight, late, asked| {
+                    self.wait(request, ask, error, reply, move |flight, late, asked| {
                         let cx = Cx { wait: Wait::Block, ..cx };
                         let outcome = flight.until_cancelled(|| work(&me.tree, &cx));
                         let Some(reply) = late.take() else { return };
@@ -142,7 +144,7 @@ impl Adapter {
         &self,
         request: &Request,
         ask: &Ask<'_>,
-        error: &Error,
+        error: Error,
         reply: R,
         work: impl FnOnce(&Flight, Late<R>, Asked) + Send + 'static,
     ) {
@@ -153,9 +155,17 @@ impl Adapter {
             write: ask.what == "write",
         });
         let (late, asked) = (Late::new(reply), self.asked(request, ask));
-        let job = move |flight: &Flight| work(flight, late, asked);
+        let place = error.into_place();
+        let job = move |flight: &Flight| {
+            block::bring(place);
+            work(flight, late, asked);
+        };
         // If there is no worker to be had, the reply says so when it is dropped.
-        let _ = self.blocker.submit(request.unique().0, request.uid(), errand, job);
+        let id = request.unique().0;
+        let _ = self.blocker.submit(id, request.uid(), errand, job);
+        if Lanes::get().was_interrupted(id) {
+            self.blocker.cancel(id, Errno::EINTR);
+        }
     }
 
     fn refuse<R: Refuse>(&self, request: &Request, ask: &Ask<'_>, reply: R, error: &Error) {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
@@ -23,7 +24,7 @@ use crate::block::Flight;
 use crate::error::{Errno, Error};
 use crate::memory::free_later;
 use crate::tree::Tree;
-use crate::tree::handles::Fh;
+use crate::tree::handles::{Fh, OpenFile};
 use crate::tree::nodes::NodeId;
 use crate::vfs::{Change, Cx, DirEntry, FileType, Wait};
 
@@ -32,13 +33,25 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+impl Adapter {
+    /// To be called after a read or write: what somebody polls may have to be watched anew.
+    fn rearm(&self, file: &OpenFile, fh: FileHandle) {
+        if file.polled.load(Ordering::Relaxed) {
+            self.polls.rearm(file.opener.uid, Fh(fh.0), &file.handle);
+        }
+    }
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // `>` is to be told from an explicit truncate; a dead mount is to say so.
+        // `>` is to be told from an explicit truncate; a dead mount is to say so; and that there are no
+        // file capabilities is to be asked once, not at each write to shared memory. (What a write or
+        // a chown takes away with them, the set-ID bits, the real object loses by itself.)
         for wanted in [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ABORT_ERROR,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 log::warn!("this kernel's FUSE lacks {wanted:?}");
@@ -273,7 +286,8 @@ impl Filesystem for Adapter {
             out.clear();
             match file.handle.read(&cx, offset, size, &mut out) {
                 Err(error) if out.is_empty() && is_to_wait(&error, &cx) => {
-                    self.wait(request, &ask, &error, reply, move |flight, late, asked| {
+                    let file = Arc::clone(&file);
+                    self.wait(request, &ask, error, reply, move |flight, late, asked| {
                         let cx = Cx { wait: Wait::Block, ..cx };
                         let mut out = Vec::new();
                         let outcome = flight
@@ -296,6 +310,7 @@ impl Filesystem for Adapter {
                 Err(error) if out.is_empty() => self.refuse(request, &ask, reply, &error),
                 _ => reply.data(&out),
             }
+            self.rearm(&file, fh);
             BUFFER.set(out);
         });
     }
@@ -325,8 +340,8 @@ impl Filesystem for Adapter {
             let mut done = 0;
             match file.handle.write(&cx, offset, data, &mut done) {
                 Err(error) if is_to_wait(&error, &cx) => {
-                    let data = data.to_vec();
-                    self.wait(request, &ask, &error, reply, move |flight, late, asked| {
+                    let (data, file) = (data.to_vec(), Arc::clone(&file));
+                    self.wait(request, &ask, error, reply, move |flight, late, asked| {
                         let cx = Cx { wait: Wait::Block, ..cx };
                         let outcome = flight
                             .until_cancelled(|| file.handle.write(&cx, offset, &data, &mut done));
@@ -340,6 +355,7 @@ impl Filesystem for Adapter {
                 Err(error) if done == 0 => self.refuse(request, &ask, reply, &error),
                 _ => reply.written(done as u32),
             }
+            self.rearm(&file, fh);
         });
     }
 
@@ -393,6 +409,10 @@ impl Filesystem for Adapter {
                             let work = move |flight: &Flight| {
                                 let finish = || unfinished.handle.finish(&cx);
                                 if let Err(error) = flight.until_cancelled(finish) {
+                                    if flight.cancelled().is_some() {
+                                        let path = &asked.path;
+                                        log::warn!("{path}: lost at the end: what was unfinished");
+                                    }
                                     reply::note(|| asked, &error);
                                 }
                             };
@@ -496,7 +516,9 @@ impl Filesystem for Adapter {
         reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
     }
 
-    // `ENOSYS` is remembered by the kernel, which says `EOPNOTSUPP` from then on.
+    // `ENOSYS` is remembered by the kernel, which says `EOPNOTSUPP` from then on. But of access control
+    // lists it would say that a file has none, rather than that there are no such things here, and ls
+    // would look up each name once more to ask.
     fn setxattr(
         &self,
         _request: &Request,
@@ -518,7 +540,7 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        reply.error(fuser::Errno::EOPNOTSUPP);
     }
 
     fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
@@ -557,9 +579,13 @@ impl Filesystem for Adapter {
             Ok(file) => {
                 let events = events.bits() as i16;
                 let ready = file.handle.poll(events);
-                if ready == 0 && flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
-                    let (uid, handle) = (file.opener.uid, Arc::clone(&file.handle));
-                    self.polls.watch(uid, Fh(fh.0), handle, notifier, events);
+                if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
+                    file.polled.store(true, Ordering::Relaxed);
+                    let (uid, both) = (file.opener.uid, (events, ready));
+                    let watched = self.polls.watch(uid, Fh(fh.0), &file.handle, notifier, both);
+                    if let (0, Err(error)) = (ready, watched) {
+                        return self.refuse(request, &Ask::of("poll", ino), reply, &error);
+                    }
                 }
                 reply.poll(PollEvents::from_bits_retain(u32::from(ready as u16)));
             }

@@ -14,7 +14,7 @@ use crate::status::Fields;
 use crate::turn;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, MANY, Object,
-    ObjectId, Opened, Wait,
+    ObjectId, Opened, TEXT_SIZE, Wait,
 };
 
 /// One file, or one directory of numbered files, of an object of type `T`.
@@ -99,7 +99,7 @@ impl<T: Object> ControlDir<T> {
         let ident = index as u64;
         Ok(match control.serve {
             Serve::Numbers { .. } => directory_like(&object, ident),
-            _ => file_like(&object, ident, control.access),
+            _ => control.file_like(&object, ident),
         })
     }
 }
@@ -117,9 +117,17 @@ pub fn directory_like(object: &Attr, ident: u64) -> Attr {
     }
 }
 
-fn file_like(object: &Attr, ident: u64, access: Access) -> Attr {
-    let mode = access.mode(object.mode);
-    Attr { ident, file_type: FileType::Regular, mode, size: 0, blocks: 0, nlink: 1, ..*object }
+impl<T> Control<T> {
+    /// The attributes of the file for an object with these.
+    fn file_like(&self, object: &Attr, ident: u64) -> Attr {
+        let (file_type, mode) = (FileType::Regular, self.access.mode(object.mode));
+        // A stream has no size: who archives the tree (tar) has no reason to wait for it to end.
+        let size = match self.serve {
+            Serve::Sh(_) | Serve::Json(_) | Serve::Slow(_) | Serve::Value { .. } => TEXT_SIZE,
+            Serve::Open(_) | Serve::Numbers { .. } => 0,
+        };
+        Attr { ident, file_type, mode, size, blocks: size / 512, nlink: 1, ..*object }
+    }
 }
 
 impl<T: Object + 'static> Dir for ControlDir<T> {
@@ -189,10 +197,20 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
         match number {
             // One spelling for each number, so that it has one node.
             Some(number) if valid.contains(&number) && number.to_string().as_bytes() == name => {
-                Ok(file_like(&self.object.attr()?, number as u64, self.control.access))
+                Ok(self.control.file_like(&self.object.attr()?, number as u64))
             }
             _ => fail(Errno::ENOENT),
         }
+    }
+
+    /// `O_CREAT` of what is not there: the number is wrong.
+    fn create(&self, _caller: Caller, name: &[u8], _mode: u32) -> Result<()> {
+        let Serve::Numbers { valid, .. } = &self.control.serve else { return fail(Errno::EPERM) };
+        let (first, last) = (valid.start(), valid.end());
+        let name = crate::escape::line(name);
+        let reason =
+            format!("\"{name}\" is no number from {first} to {last}, in its shortest form");
+        Err(Error::because(Errno::EINVAL, reason))
     }
 
     fn item(self: Arc<Self>, _name: &[u8], attr: &Attr) -> Result<Item> {
@@ -237,7 +255,7 @@ impl<T: Object> Object for ControlFile<T> {
     }
 
     fn attr(&self) -> Result<Attr> {
-        Ok(file_like(&self.object.attr()?, self.ident, self.control.access))
+        Ok(self.control.file_like(&self.object.attr()?, self.ident))
     }
 
     fn change(&self, _cx: &Cx, change: &Change) -> Result<()> {
@@ -278,7 +296,8 @@ impl<T: Object> Object for ControlFile<T> {
             Serve::Slow(show) => slow(cx, |cx| show(&self.object, cx).map_err(Error::absent)),
             Serve::Value { show, store } => {
                 let object = Arc::clone(&self.object);
-                let handle = OpenValue { object, show: *show, store: *store };
+                let opener = cx.caller;
+                let handle = OpenValue { object, opener, show: *show, store: *store };
                 Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
             }
             Serve::Open(open) => open(&self.object, cx, how),
@@ -327,9 +346,23 @@ pub fn slow(cx: &Cx, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Result<Opened> {
     Ok(Opened { handle: Arc::new(OpenText(text)), io: Io::Direct })
 }
 
+/// Refuses what another writes to a file whose writes are done as the caller: `EPERM`.
+///
+/// The right to open it is that of the opener, who may have given it to a program that runs as
+/// somebody else, root's setuid ones say, and does not know what it writes to.
+pub fn as_opener(writer: Caller, opener: Caller) -> Result<()> {
+    if (writer.uid, writer.gid) == (opener.uid, opener.gid) {
+        return Ok(());
+    }
+    let Caller { uid, gid, .. } = opener;
+    let reason = format!("it was opened by uid {uid} and gid {gid}, who alone may write to it");
+    Err(Error::because(Errno::EPERM, reason))
+}
+
 /// A number to be read and set, open.
 struct OpenValue<T> {
     object: Arc<T>,
+    opener: Caller,
     show: fn(&T) -> Result<u64>,
     store: fn(&T, Caller, u64) -> Result<()>,
 }
@@ -346,6 +379,7 @@ impl<T: Object> Handle for OpenValue<T> {
         let Some(value) = text.and_then(number::decimal) else {
             return Err(Error::because(Errno::EINVAL, "a decimal number is expected here"));
         };
+        as_opener(cx.caller, self.opener)?;
         (self.store)(&self.object, cx.caller, value)?;
         *done = data.len();
         Ok(())
@@ -412,6 +446,33 @@ mod tests {
         NumberDir { object: Arc::default(), control: Box::leak(Box::new(control)) }
     }
 
+    #[test]
+    fn what_another_writes_to_an_open_file_is_not_done_as_either() {
+        let object = Arc::new(Fake::default());
+        let store = |object: &Fake, _, value| {
+            object.0.lock().0 = value;
+            Ok(())
+        };
+        let opener = Caller { uid: 7, gid: 8, pid: 1 };
+        let file = OpenValue { object: Arc::clone(&object), opener, show: |_| Ok(0), store };
+        for caller in [Caller { uid: 0, ..opener }, Caller { gid: 0, ..opener }] {
+            let cx = Cx { caller, wait: Wait::Block, nonblock: false };
+            let error = file.write(&cx, 0, b"5", &mut 0).unwrap_err();
+            assert_eq!((error.errno(), object.0.lock().0), (Errno::EPERM, 0));
+        }
+        let cx = Cx { caller: Caller { pid: 2, ..opener }, wait: Wait::Block, nonblock: false };
+        file.write(&cx, 0, b"5", &mut 0).unwrap();
+        assert_eq!(object.0.lock().0, 5);
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_made() {
+        for name in ["-6", "6", "abc", "05", "", "\n"] {
+            let error = numbers(-5..=5).create(Caller::daemon(), name.as_bytes(), 0).unwrap_err();
+            assert_eq!(error.errno(), Errno::EINVAL, "{name:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_number_has_one_name(number: i64, most in any::<i64>(), text in "[+-]?0{0,2}[0-9]{0,20}|\\PC{0,5}") {
@@ -438,7 +499,8 @@ mod tests {
                 *state = (value, state.1 + 1);
                 Ok(())
             };
-            let file = OpenValue { object: Arc::clone(&object), show, store };
+            let opener = Caller::daemon();
+            let file = OpenValue { object: Arc::clone(&object), opener, show, store };
             let cx = Cx { caller: Caller::daemon(), wait: Wait::Try, nonblock: false };
             for text in [text.into_bytes(), bytes] {
                 let mut done = 0;

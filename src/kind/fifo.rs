@@ -29,6 +29,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "fifo",
     about: "named pipes",
+    texts: false,
     // The pipe hangs on the inode.
     children: Children::Stable,
     attributes: &[],

@@ -8,8 +8,10 @@
 
 use parking_lot::Mutex;
 
-use super::message::{Messages, give_back};
+use super::message::{MESSAGE_MAX, Messages, give_back};
 use crate::error::Result;
+use crate::memory;
+use crate::quota::Charge;
 use crate::vfs::{Cx, Wait};
 
 /// A read that asks for this much may get several messages: `cat` asks for 128 KiB, what reads
@@ -41,6 +43,14 @@ struct State {
     last: usize,
     /// The messages in the text; those that the last read began are among them.
     taken: Vec<Taken>,
+    /// For the text; of the opener, or of whoever reads first.
+    charge: Option<Charge>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        memory::freed(self.text.capacity());
+    }
 }
 
 /// Where a message stands.
@@ -66,6 +76,7 @@ impl Batch {
     /// Adds a message as a line.
     pub fn push(&mut self, tagged: bool, tag: i64, message: &[u8]) {
         let begin = self.text.len() as u64;
+        self.text.reserve(message.len() + EXTRA);
         if tagged {
             self.text.extend_from_slice(tag.to_string().as_bytes());
             self.text.push(b'\t');
@@ -128,6 +139,11 @@ impl State {
         }
     }
 
+    /// The charge for what is kept, of `uid` if nobody has been charged yet.
+    fn charge(&mut self, uid: u32) -> &mut Charge {
+        self.charge.get_or_insert_with(|| Charge::new(uid))
+    }
+
     /// Takes out the messages whose lines begin at `from` or later.
     fn cut(&mut self, from: u64) -> Vec<(i64, Vec<u8>)> {
         let Some(first) = self.taken.iter().position(|taken| taken.begin >= from) else {
@@ -150,8 +166,16 @@ impl Gather {
         Self { tagged, seekable, state: Mutex::default() }
     }
 
+    /// The same, with what it keeps charged to this user, and not to whoever reads first.
+    #[must_use]
+    pub fn charged_to(self, uid: u32) -> Self {
+        self.state.lock().charge(uid);
+        self
+    }
+
     /// Reads. `receive` takes a message as [`Messages::receive`] does; `longest` is the longest
-    /// that may come.
+    /// that may come. `ENOMEM`, and no message has been taken, if the user has no memory left for
+    /// that ([`Quota::memory`](crate::quota::Quota::memory)).
     pub fn read(
         &self,
         cx: &Cx,
@@ -166,14 +190,19 @@ impl Gather {
         if state.serve(here, size, out) {
             return Ok(());
         }
+        let mut charge = Charge::new(state.charge(cx.caller.uid).uid());
         // Nobody is to wait for the lock while this waits for a message.
         drop(state);
+        charge.set(longest.min(MESSAGE_MAX) + EXTRA)?;
         let (mut batch, mut message) = (Batch::default(), Vec::new());
         let tag = receive(cx, &mut message)?;
         batch.push(self.tagged, tag, &message);
         if size >= MANY {
             let at_once = Cx { wait: Wait::Try, ..*cx };
             while batch.taken.len() < MOST && batch.text.len() + longest + EXTRA <= size {
+                if charge.set(batch.text.len() + longest.min(MESSAGE_MAX) + EXTRA).is_err() {
+                    break;
+                }
                 // What goes wrong here, the next read will say.
                 let Ok(tag) = receive(&at_once, &mut message) else { break };
                 batch.push(self.tagged, tag, &message);
@@ -181,6 +210,11 @@ impl Gather {
         }
         let mut state = self.state.lock();
         state.add(batch);
+        let kept = state.text.capacity() + state.taken.capacity() * size_of::<Taken>();
+        let kept_charge = state.charge(cx.caller.uid);
+        kept_charge.absorb(charge);
+        // What little more it may be has been taken already.
+        let _ = kept_charge.set(kept);
         let here = if self.seekable { at } else { state.position };
         state.serve(here, size, out);
         Ok(())
@@ -222,6 +256,7 @@ mod tests {
     use super::super::message::fake::{CX, Fake};
     use super::*;
     use crate::error::Errno;
+    use crate::quota::Quota;
 
     fn queue(messages: &[&[u8]]) -> Fake {
         let queue = Fake::default();
@@ -324,6 +359,28 @@ mod tests {
         assert_eq!(bytes, b"d");
         gather.unread(&queue, &bytes);
         assert_eq!(queue.queued().unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_is_charged_and_nothing_is_taken_without_room_for_it() {
+        const UID: u32 = 4_200_002;
+        let used = || Quota::memory().of(UID).1;
+        let queue = queue(&[&[b'a'; 10_000], b"b"]);
+        let gather = Gather::new(false, true).charged_to(UID);
+        assert_eq!(read(&gather, &queue, 0, 100), [b'a'; 100]);
+        assert!((10_001..20_000).contains(&used()), "{}", used());
+        let rest = Quota::memory().take_many(UID, Quota::memory().of(UID).0 - used()).unwrap();
+        let mut out = Vec::new();
+        let receive = |cx: &Cx, message: &mut Vec<u8>| queue.receive(cx, message);
+        let error = gather.read(&CX, 100, 20_000, &mut out, 100, receive);
+        assert!(error.is_ok() && out.len() == 9_901, "what has been taken needs no more");
+        let error = gather.read(&CX, 10_001, 100, &mut out, 100, receive).unwrap_err();
+        assert_eq!((error.errno(), queue.queued().unwrap()), (Errno::ENOMEM, 1));
+        drop(rest);
+        assert_eq!(read(&gather, &queue, 10_001, 100), b"b\n");
+        assert!(used() < 10_000, "{}", used());
+        drop(gather);
+        assert_eq!(used(), 0);
     }
 
     proptest! {

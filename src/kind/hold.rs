@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::tickets::Tickets;
 use crate::block;
 use crate::caller::Caller;
-use crate::error::{Errno, Error, Result, fail};
+use crate::error::{Errno, Error, Result};
+use crate::tickets::Tickets;
 use crate::vfs::{Cx, Handle, Io, Opened, Wait};
 
 /// What can be held.
@@ -54,11 +54,22 @@ impl Holds {
 /// Opens `hold`: waits for a unit.
 pub fn hold(lock: Arc<impl Lock>, cx: &Cx) -> Result<Opened> {
     match cx.wait {
-        // Those who wait already come first.
-        Wait::Try if !lock.holds().tickets.is_empty() => return fail(Errno::EAGAIN),
-        Wait::Try => lock.take(cx.caller, Wait::Try)?,
+        Wait::Try => {
+            // Those who wait already come first.
+            let taken = match lock.holds().tickets.is_empty() {
+                true => lock.take(cx.caller, Wait::Try),
+                false => Err(Errno::EAGAIN.into()),
+            };
+            match taken {
+                Err(error) if error.would_block() && !cx.nonblock => {
+                    let ticket = lock.holds().tickets.draw();
+                    return Err(Error::in_turn(ticket.keeping(lock)));
+                }
+                taken => taken?,
+            }
+        }
         Wait::Block => {
-            let ticket = lock.holds().tickets.draw();
+            let ticket = block::place().unwrap_or_else(|| lock.holds().tickets.draw());
             ticket.wait()?;
             loop {
                 match lock.take(cx.caller, Wait::Block) {
@@ -141,6 +152,7 @@ impl<L: Lock> Handle for Held<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::fail;
 
     /// Units in memory.
     struct Fake {
@@ -190,6 +202,25 @@ mod tests {
         let lock = fake(1);
         drop(hold(Arc::clone(&lock), &CX).ok().unwrap());
         assert_eq!(*lock.units.lock(), 0);
+    }
+
+    #[test]
+    fn places_are_taken_in_the_order_of_the_requests_whoever_goes_on_first() {
+        let lock = fake(0);
+        let place = || hold(Arc::clone(&lock), &CX).err().unwrap().into_place().unwrap();
+        let (first, second) = (place(), place());
+        assert_eq!(lock.holds.tickets.len(), 2);
+        first.wait().unwrap();
+        drop(first);
+        *lock.units.lock() = 1;
+        block::bring(Some(second));
+        let opened = hold(Arc::clone(&lock), &Cx { wait: Wait::Block, ..CX }).ok().unwrap();
+        assert!(lock.holds.tickets.is_empty());
+        opened.handle.finish(&CX).unwrap();
+        let at_once = hold(Arc::clone(&lock), &Cx { nonblock: true, ..CX });
+        assert!(at_once.is_ok());
+        let refused = hold(Arc::clone(&lock), &Cx { nonblock: true, ..CX }).err().unwrap();
+        assert!(refused.into_place().is_none(), "one who may not wait gets no place");
     }
 
     #[test]

@@ -7,7 +7,11 @@
 //!
 //! A full queue blocks. `O_NONBLOCK` or interrupted, the count written tells what has been sent:
 //! the lines that end in it. A line that is too long is `EMSGSIZE`, the lines before it having been
-//! sent; it is dropped as a whole, the part that earlier writes have brought included.
+//! sent; it is dropped as a whole, the part that earlier writes have brought and the rest that later
+//! ones bring included.
+//!
+//! An unfinished line for which there is no room waits for it when the file is closed, until the
+//! queue is removed. `O_NONBLOCK`, the close is `EAGAIN` and the line is dropped.
 //!
 //! In `tagged`, each line begins with the message's tag and a tab; `EINVAL` where it does not.
 
@@ -20,6 +24,8 @@ use super::message::Messages;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
 use crate::number;
+use crate::proc;
+use crate::quota::Kept;
 use crate::turn::Turn;
 use crate::vfs::{Attr, Cx, Handle, How, Wait};
 
@@ -46,11 +52,21 @@ pub struct LinesFile<Q> {
     tagged: bool,
     /// Who opened it: what is unfinished at the end is theirs.
     opener: Caller,
+    /// Whether it was opened for writing with `O_NONBLOCK`.
+    hasty: bool,
     reader: Gather,
     /// Whose turn it is to write: one waits for the queue, the others for their turn.
     turn: Turn,
-    /// The line that no newline has ended yet.
-    unfinished: Mutex<Vec<u8>>,
+    unfinished: Mutex<Unfinished>,
+}
+
+/// The line that no newline has ended yet.
+struct Unfinished {
+    text: Kept,
+    /// It has been refused: the rest of it is passed over.
+    refused: bool,
+    /// The thread that has written last.
+    writer: u32,
 }
 
 impl<Q: Messages> LinesFile<Q> {
@@ -61,23 +77,28 @@ impl<Q: Messages> LinesFile<Q> {
             tags,
             tagged,
             opener: cx.caller,
-            reader: Gather::new(tagged, !how.write),
+            hasty: how.write && cx.nonblock,
+            reader: Gather::new(tagged, !how.write).charged_to(cx.caller.uid),
             turn: Turn::default(),
-            unfinished: Mutex::default(),
+            unfinished: Mutex::new(Unfinished {
+                text: Kept::new(cx.caller.uid),
+                refused: false,
+                writer: cx.caller.pid,
+            }),
         }
     }
 
     /// Sends one line, given without its newline.
     fn send(&self, cx: &Cx, line: &[u8]) -> Result<()> {
-        if !self.tagged {
-            return self.queue.send(cx, self.tags.default, line);
-        }
         let (tag, message) = self.split(line)?;
         self.queue.send(cx, tag, message)
     }
 
-    /// The tag and the message of a tagged line.
+    /// The tag and the message of a line.
     fn split<'line>(&self, line: &'line [u8]) -> Result<(i64, &'line [u8])> {
+        if !self.tagged {
+            return Ok((self.tags.default, line));
+        }
         let parts = line.iter().position(|byte| *byte == b'\t');
         let parts = parts.map(|tab| (&line[..tab], &line[tab + 1..]));
         let valid = parts.and_then(|(tag, message)| {
@@ -95,7 +116,7 @@ impl<Q: Messages> LinesFile<Q> {
     }
 
     /// Adds the beginning of a line to `line`, unless it gets too long for this queue.
-    fn keep(&self, line: &mut Vec<u8>, more: &[u8]) -> Result<()> {
+    fn keep(&self, line: &mut Kept, more: &[u8]) -> Result<()> {
         let longest = self.queue.longest()?;
         let length = line.len() + more.len();
         if length > longest + if self.tagged { TAG } else { 0 } {
@@ -105,9 +126,13 @@ impl<Q: Messages> LinesFile<Q> {
                 format!("the line has {length} bytes or more, a message of this queue {longest}"),
             ));
         }
-        line.extend_from_slice(more);
-        Ok(())
+        line.extend(more)
     }
+}
+
+/// Whether this is the path of such a file, of whatever queue.
+fn is_one(path: &std::path::Path) -> bool {
+    path.ends_with("lines") || path.ends_with("tagged")
 }
 
 /// What an interrupted or non-blocking writer may do again with the same bytes.
@@ -137,21 +162,28 @@ impl<Q: Messages> Handle for LinesFile<Q> {
         let _turn = self.turn.take(cx.wait)?;
         // Nobody else has it during this turn.
         let mut unfinished = self.unfinished.lock();
+        let Unfinished { text, refused, writer } = &mut *unfinished;
+        *writer = cx.caller.pid;
+        if *refused {
+            let end = data[*done..].iter().position(|byte| *byte == b'\n');
+            *refused = end.is_none();
+            *done = end.map_or(data.len(), |end| *done + end + 1);
+        }
         let mut sent = 0;
         while let Some(length) = data[*done..].iter().position(|byte| *byte == b'\n') {
             if sent == MOST && cx.wait == Wait::Try && !cx.nonblock {
                 return Err(Error::deferred());
             }
             let line = &data[*done..*done + length];
-            if unfinished.is_empty() {
+            if text.is_empty() {
                 self.send(&cx, line)?;
             } else {
-                let before = unfinished.len();
-                self.keep(&mut unfinished, line)?;
-                let outcome = self.send(&cx, &unfinished);
+                let before = text.len();
+                self.keep(text, line)?;
+                let outcome = self.send(&cx, text);
                 match &outcome {
-                    Err(error) if can_be_repeated(error) => unfinished.truncate(before),
-                    _ => unfinished.clear(),
+                    Err(error) if can_be_repeated(error) => text.truncate(before),
+                    _ => text.clear(),
                 }
                 outcome?;
             }
@@ -160,7 +192,11 @@ impl<Q: Messages> Handle for LinesFile<Q> {
         }
         let rest = &data[*done..];
         if !rest.is_empty() {
-            self.keep(&mut unfinished, rest)?;
+            let kept = self.keep(text, rest);
+            // Where something has been written, that is what the writer is told, who then comes
+            // again with this line.
+            *refused = *done == 0 && kept.as_ref().is_err_and(|e| e.errno() == Errno::EMSGSIZE);
+            kept?;
             *done = data.len();
         }
         Ok(())
@@ -178,14 +214,40 @@ impl<Q: Messages> Handle for LinesFile<Q> {
         self.queue.wait_ready(events)
     }
 
-    fn finish(&self, cx: &Cx) -> Result<()> {
-        let mut unfinished = self.unfinished.lock();
-        if unfinished.is_empty() {
+    fn flushes(&self) -> bool {
+        self.hasty
+    }
+
+    fn flush(&self, cx: &Cx) -> Result<()> {
+        // Who writes at this moment has the file still.
+        let unfinished = || self.unfinished.try_lock().filter(|line| !line.text.is_empty());
+        let Some(writer) = unfinished().map(|line| line.writer) else { return Ok(()) };
+        if cx.wait == Wait::Try {
+            return Err(Error::deferred());
+        }
+        if proc::goes_on(writer, cx.caller.pid, is_one) {
             return Ok(());
         }
-        let outcome = self.send(&Cx { caller: self.opener, ..*cx }, &unfinished);
+        let Some(mut unfinished) = unfinished() else { return Ok(()) };
+        let cx = Cx { caller: self.opener, wait: Wait::Try, ..*cx };
+        let outcome = self.send(&cx, &unfinished.text);
+        unfinished.text.clear();
+        match outcome {
+            Err(error) if error.would_block() => Err(Error::not_now()),
+            outcome => outcome,
+        }
+    }
+
+    fn finish(&self, cx: &Cx) -> Result<()> {
+        let mut unfinished = self.unfinished.lock();
+        if unfinished.text.is_empty() {
+            return Ok(());
+        }
+        let cx = Cx { caller: self.opener, ..*cx };
+        let send = |(tag, message)| self.queue.send_left(&cx, tag, message);
+        let outcome = self.split(&unfinished.text).and_then(send);
         if !outcome.as_ref().is_err_and(can_be_repeated) {
-            unfinished.clear();
+            unfinished.text.clear();
         }
         outcome
     }
@@ -273,6 +335,47 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_long_line_is_no_line() {
+        let file = file(Fake { longest: 5, ..Fake::default() }, false);
+        assert_eq!(write(&file, b"123456"), (0, Some(Errno::EMSGSIZE)));
+        assert_eq!(write(&file, b"7890"), (4, None));
+        assert_eq!(write(&file, b"12\nnext\n"), (8, None));
+        assert_eq!(write(&file, b"a\n123456"), (2, Some(Errno::EMSGSIZE)), "not told of yet");
+        assert_eq!(write(&file, b"123456"), (0, Some(Errno::EMSGSIZE)));
+        assert_eq!(write(&file, b"\nb"), (2, None));
+        file.finish(&CX).unwrap();
+        assert_eq!(lines(&file), ["next", "a", "b"]);
+    }
+
+    #[test]
+    fn a_hurried_close_says_that_there_is_no_room() {
+        let how = How::new(libc::O_WRONLY, Attr::file(1, 0o600));
+        let cx = Cx { nonblock: true, wait: Wait::Block, ..CX };
+        let file = |room| {
+            // A process that has none of these files open.
+            let me = Caller { pid: std::process::id(), ..CX.caller };
+            let cx = Cx { caller: me, ..cx };
+            (LinesFile::new(Fake { room, ..Fake::default() }, &TAGS, false, &cx, &how), cx)
+        };
+        let (full, cx) = file(0);
+        assert!(full.flushes());
+        full.write(&cx, 0, b"left", &mut 0).unwrap();
+        assert!(full.flush(&Cx { wait: Wait::Try, ..cx }).unwrap_err().is_deferred());
+        let error = full.flush(&cx).unwrap_err();
+        assert_eq!((error.errno(), error.would_block()), (Errno::EAGAIN, false));
+        full.finish(&cx).unwrap();
+        let (free, cx) = file(1);
+        free.write(&cx, 0, b"left", &mut 0).unwrap();
+        // Another who has written to it may go on.
+        free.unfinished.lock().writer = 1;
+        free.flush(&cx).unwrap();
+        assert_eq!(lines(&free), Vec::<String>::new());
+        free.unfinished.lock().writer = cx.caller.pid;
+        free.flush(&cx).unwrap();
+        assert_eq!(lines(&free), ["left"]);
+    }
+
+    #[test]
     fn tagged_lines_begin_with_their_tag() {
         let file = file(Fake { longest: 5, ..Fake::default() }, true);
         assert_eq!(write(&file, b"3\tabc\n0\t\n9\t12345\n1\tla"), (21, None));
@@ -354,11 +457,13 @@ mod tests {
                         prop_assert_eq!(file.queue.queued.lock().len(), room);
                         sent.extend(file.queue.queued.lock().pop_front());
                     }
-                    // The writer gives this line up.
+                    // Something has been written: the writer comes again with the rest.
+                    Some(_) if done > 0 => {}
+                    // The writer gives this line up, as far as it knows it.
                     Some(_) => {
                         refused += 1;
-                        let end = text[at..].iter().position(|byte| *byte == b'\n');
-                        at = end.map_or(text.len(), |end| at + end + 1);
+                        let end = piece.iter().position(|byte| *byte == b'\n');
+                        at += end.map_or(piece.len(), |end| end + 1);
                     }
                 }
             }

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
+use crate::memory;
+use crate::quota::Charge;
 use crate::vfs::{Attr, Cx, Handle, Wait};
 
 /// The longest message that passes through the mount, in bytes: the kernel cuts a longer `write`
@@ -18,12 +20,21 @@ use crate::vfs::{Attr, Cx, Handle, Wait};
 /// wastes one), and a torn message is none.
 pub const MESSAGE_MAX: usize = 255 * 4096;
 
+/// As much room as a message that is kept may have for nothing.
+const SMALL: usize = 4096;
+
 /// A queue of tagged messages: what a kind has to provide. The tag is the priority of a POSIX
 /// message and the type of a System V one.
 pub trait Messages: Send + Sync + 'static {
     /// Sends one message. `EAGAIN` if the queue is full and `cx` may not wait; `EMSGSIZE` if the
     /// message is too long.
     fn send(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()>;
+
+    /// Sends what a file that is closed has left, as [`Messages::send`] does, but waits only as long
+    /// as anybody might still make room: `EIDRM` once the queue has been removed.
+    fn send_left(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        self.send(cx, tag, data)
+    }
 
     /// Takes one message into `message`, which is emptied first, and returns its tag. `EAGAIN` if
     /// there is none and `cx` may not wait.
@@ -67,7 +78,7 @@ pub fn check_length(length: usize) -> Result<()> {
 pub(super) fn give_back(queue: &impl Messages, tag: i64, data: &[u8]) {
     let nobody = Caller { uid: 0, gid: 0, pid: 0 };
     let cx = Cx { caller: nobody, wait: Wait::Block, nonblock: false };
-    while let Err(error) = queue.send(&cx, tag, data) {
+    while let Err(error) = queue.send_left(&cx, tag, data) {
         if error.errno() != Errno::EINTR {
             log::error!("a message taken by a killed reader could not be given back: {error}");
             return;
@@ -119,6 +130,14 @@ struct Reader {
     end_due: bool,
     /// Messages that others who share the file have taken in the meantime, oldest first.
     next: VecDeque<Taken>,
+    /// For all of them; of whoever has read first.
+    charge: Option<Charge>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        memory::freed(self.kept());
+    }
 }
 
 impl Reader {
@@ -162,6 +181,16 @@ impl Reader {
         self.end_due = self.current.is_empty();
     }
 
+    /// The charge for what is kept, of `uid` if nobody has been charged yet.
+    fn charge(&mut self, uid: u32) -> &mut Charge {
+        self.charge.get_or_insert_with(|| Charge::new(uid))
+    }
+
+    /// How many bytes are kept.
+    fn kept(&self) -> usize {
+        self.current.capacity() + self.next.iter().map(|next| next.data.capacity()).sum::<usize>()
+    }
+
     /// Whether a read would be answered without taking a message.
     fn is_ready(&self) -> bool {
         self.end_due
@@ -193,14 +222,24 @@ impl<Q: Messages> Handle for MessageFile<Q> {
         if reader.serve(at, size, out) {
             return Ok(());
         }
+        let uid = cx.caller.uid;
+        let mut charge = Charge::new(reader.charge(uid).uid());
         // Nobody is to wait for the lock while this waits for a message.
         drop(reader);
+        charge.set(self.queue.longest()?.min(MESSAGE_MAX))?;
         let mut data = Vec::new();
         let tag = self.queue.receive(cx, &mut data)?;
+        // Room has been made for the longest.
+        data.shrink_to(data.len().max(SMALL));
         let mut reader = self.reader.lock();
         reader.next.push_back(Taken { tag, data });
         let at = if self.seekable { at } else { reader.position };
         reader.serve(at, size, out);
+        let kept = reader.kept();
+        let kept_charge = reader.charge(uid);
+        kept_charge.absorb(charge);
+        // What little more it may be has been taken already.
+        let _ = kept_charge.set(kept);
         Ok(())
     }
 
@@ -215,7 +254,7 @@ impl<Q: Messages> Handle for MessageFile<Q> {
     fn finish(&self, cx: &Cx) -> Result<()> {
         let mut reader = self.reader.lock();
         while let Some(taken) = reader.next.pop_front() {
-            if let Err(error) = self.queue.send(cx, taken.tag, &taken.data) {
+            if let Err(error) = self.queue.send_left(cx, taken.tag, &taken.data) {
                 reader.next.push_front(taken);
                 return Err(error);
             }

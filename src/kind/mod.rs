@@ -12,14 +12,15 @@ mod hold;
 pub mod lines;
 pub mod message;
 mod mq;
+mod rights;
 pub mod sem;
 pub mod shared;
 mod shm;
 mod state;
 pub mod sysv;
-mod tickets;
 mod value_text;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +46,19 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether what the options ask for can be had; the error is a sentence that names the one that
+    /// cannot. What they do not ask for a mount does without.
+    pub fn check(&self) -> Result<()> {
+        mq::check(self)?;
+        if let Some(directory) = &self.fifo_dir {
+            state::names(directory).map_err(|error| of_option("fifo_dir", &error))?;
+        }
+        if let Some(directory) = &self.link_dir {
+            state::private(directory).map_err(|error| of_option("link_dir", &error))?;
+        }
+        Ok(())
+    }
+
     /// Opens /dev/shm, where the C library of the namespace keeps `what`: POSIX shared memory and
     /// semaphores (`shm_overview(7)`).
     fn shm_dir(&self, what: &str) -> Result<FsDir> {
@@ -71,6 +85,12 @@ impl Options {
     }
 }
 
+/// The same error, said of a mount option.
+fn of_option(name: &str, error: &Error) -> Error {
+    let what = error.what().unwrap_or(error.errno().desc());
+    Error::because(error.errno(), format!("mount option {name}: {what}"))
+}
+
 /// Another IPC namespace (`ipc_namespaces(7)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -82,19 +102,20 @@ pub struct Namespace {
 
 impl Namespace {
     /// By the id of a process in it, or by the path of the namespace's file.
-    pub fn new(text: &str) -> Self {
-        let process = match text.parse::<u32>() {
+    pub fn new(text: impl AsRef<OsStr>) -> Self {
+        let path = text.as_ref();
+        let process = path.to_str().and_then(|text| match text.parse::<u32>() {
             Ok(pid) => Some(format!("/proc/{pid}")),
             Err(_) => {
                 text.strip_suffix("/ns/ipc").filter(|it| it.starts_with("/proc/")).map(Into::into)
             }
-        };
+        });
         match process {
             Some(process) => Self {
                 file: PathBuf::from(format!("{process}/ns/ipc")),
                 root: Some(PathBuf::from(format!("{process}/root"))),
             },
-            None => Self { file: PathBuf::from(text), root: None },
+            None => Self { file: PathBuf::from(path), root: None },
         }
     }
 }
@@ -215,6 +236,8 @@ pub struct Profile {
     pub path: &'static str,
     /// What it holds, in a few words.
     pub about: &'static str,
+    /// Whether its files are texts about the object, which holds no bytes of its own.
+    pub texts: bool,
     /// How its names become node ids.
     pub children: Children,
     /// What [`Kind::make`] takes beside the mode, all of them numbers.

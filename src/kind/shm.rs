@@ -37,6 +37,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "shm",
     about: "POSIX shared memory",
+    texts: false,
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],

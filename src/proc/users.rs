@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Targets, command, descriptor, numbers, processes, shares_namespace};
+use super::{Process, Targets, command, processes};
 use crate::error::Result;
 use crate::vfs::{Cx, FileId, Object};
 
@@ -10,43 +10,46 @@ use crate::vfs::{Cx, FileId, Object};
 pub fn list(object: &dyn Object, cx: &Cx) -> Result<Vec<u8>> {
     let targets = Targets::new([object]);
     cx.caller.act(|| {
-        let users = find(&targets)?.pop().unwrap_or_default();
+        let users = find(&targets)?.users.pop().unwrap_or_default();
         let line = |pid: &u32| format!("{pid}\t{}\n", command(*pid));
         Ok(users.iter().map(line).collect::<String>().into_bytes())
     })
 }
 
-/// The processes that use each of `targets`.
-pub fn find(targets: &Targets) -> Result<Vec<BTreeSet<u32>>> {
-    let mut users = vec![BTreeSet::new(); targets.len()];
-    for pid in processes()? {
-        for fd in descriptors(pid) {
-            if let Some(index) =
-                descriptor(targets, pid, fd).and_then(|file| targets.files.get(&file))
-            {
-                users[*index].insert(pid);
-            }
-        }
-        let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-        for mapping in mappings(&maps) {
-            let Some(index) = mapping.object(targets) else { continue };
-            if !mapping.is_segment() || shares_namespace(pid) {
-                users[index].insert(pid);
-            }
-        }
-    }
-    Ok(users)
+/// Who uses what.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The processes that use each of the targets.
+    pub users: Vec<BTreeSet<u32>>,
+    /// Whether any process, of any target or of none, holds open files that are not shown.
+    pub hidden: bool,
 }
 
-/// The open descriptors of a process; of one whose first thread has ended, those of the others.
-fn descriptors(pid: u32) -> Vec<u32> {
-    let first = numbers(format!("/proc/{pid}/fd")).unwrap_or_default();
-    if !first.is_empty() {
-        return first;
+/// The processes that use each of `targets`.
+pub fn find(targets: &Targets) -> Result<Found> {
+    let mut found = Found { users: vec![BTreeSet::new(); targets.len()], hidden: false };
+    for pid in processes()? {
+        let tables = Process::tables(pid);
+        for (thread, descriptors) in &tables {
+            for &number in descriptors {
+                let shown = thread.descriptor(number);
+                found.hidden |= shown.holds_others;
+                let file = thread.file(targets, number, &shown);
+                if let Some(index) = file.and_then(|file| targets.files.get(&file)) {
+                    found.users[*index].insert(pid);
+                }
+            }
+        }
+        let Some((process, _)) = tables.first() else { continue };
+        let maps = std::fs::read(process.path("maps")).unwrap_or_default();
+        for mapping in mappings(&maps) {
+            let Some(index) = mapping.object(targets) else { continue };
+            if !mapping.is_segment() || process.shares_namespace() {
+                found.users[index].insert(pid);
+            }
+        }
     }
-    let threads = numbers(format!("/proc/{pid}/task")).unwrap_or_default();
-    let of = |thread| numbers(format!("/proc/{pid}/task/{thread}/fd")).unwrap_or_default();
-    threads.into_iter().map(of).find(|open| !open.is_empty()).unwrap_or_default()
+    Ok(found)
 }
 
 /// A line of /proc/PID/maps.

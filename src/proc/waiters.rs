@@ -3,9 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Targets, command, descriptor, may_see, numbers, process_of, processes, shares_namespace, users,
-};
+use super::{Process, Targets, command, numbers, process_of, processes, users};
 use crate::caller::Caller;
 use crate::error::Result;
 use crate::monitor;
@@ -34,7 +32,7 @@ pub fn find(targets: &Targets, caller: Caller) -> Result<Vec<BTreeSet<Waiter>>> 
     caller.act(|| {
         for pid in processes()? {
             for thread in numbers(format!("/proc/{pid}/task")).unwrap_or_default() {
-                if let Some((index, what)) = in_call(targets, pid, thread) {
+                if let Some((index, what)) = in_call(targets, Process { pid, thread }) {
                     waiters[index].insert(Waiter { pid, what });
                 }
             }
@@ -42,7 +40,7 @@ pub fn find(targets: &Targets, caller: Caller) -> Result<Vec<BTreeSet<Waiter>>> 
         Ok(())
     })?;
     for (index, waiter) in in_mount(targets) {
-        if may_see(caller, waiter.pid) {
+        if Process::look(waiter.pid).0.may_see(caller) {
             waiters[index].insert(waiter);
         }
     }
@@ -65,27 +63,28 @@ fn call(text: &str) -> Option<Call> {
 }
 
 /// What a thread waits for in the C call.
-fn in_call(targets: &Targets, pid: u32, thread: u32) -> Option<(usize, &'static str)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")).ok()?;
+fn in_call(targets: &Targets, thread: Process) -> Option<(usize, &'static str)> {
+    let text = std::fs::read_to_string(thread.path("syscall")).ok()?;
     let Call { number, arguments: [first, second] } = call(&text)?;
     let of =
         |waits: Waits| targets.all.iter().position(|target| target.traces.waits == Some(waits));
     match number {
         libc::SYS_mq_timedsend | libc::SYS_mq_timedreceive => {
-            let file = descriptor(targets, pid, first as u32)?;
+            let queue = first as u32;
+            let file = thread.file(targets, queue, &thread.descriptor(queue))?;
             let index = *targets.files.get(&file)?;
             Some((index, direction(number == libc::SYS_mq_timedsend)))
         }
         libc::SYS_msgsnd | libc::SYS_msgrcv => {
             let index = of(Waits::SystemVQueue(first as i32))?;
-            shares_namespace(pid).then_some((index, direction(number == libc::SYS_msgsnd)))
+            thread.shares_namespace().then_some((index, direction(number == libc::SYS_msgsnd)))
         }
         libc::SYS_semop | libc::SYS_semtimedop => {
             let index = of(Waits::SystemVSemaphores(first as i32))?;
-            shares_namespace(pid).then_some((index, "wait"))
+            thread.shares_namespace().then_some((index, "wait"))
         }
         libc::SYS_futex if is_futex_wait(second) => {
-            let index = mapped_at(targets, pid, first)?;
+            let index = mapped_at(targets, thread, first)?;
             let semaphore = targets.all[index].traces.waits == Some(Waits::Semaphore);
             semaphore.then_some((index, "wait"))
         }
@@ -135,12 +134,12 @@ fn is_futex_wait(operation: u64) -> bool {
 }
 
 /// Which of `targets` is mapped at an address of a process.
-fn mapped_at(targets: &Targets, pid: u32, address: u64) -> Option<usize> {
+fn mapped_at(targets: &Targets, thread: Process, address: u64) -> Option<usize> {
     let waited_for = |index: &usize| targets.all[*index].traces.waits == Some(Waits::Semaphore);
     if !(0..targets.len()).any(|index| waited_for(&index)) {
         return None;
     }
-    let maps = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let maps = std::fs::read(thread.path("maps")).ok()?;
     users::mappings(&maps)
         .find(|mapping| (mapping.start..mapping.end).contains(&address))?
         .object(targets)

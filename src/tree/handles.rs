@@ -1,7 +1,7 @@
 //! Open files and directories, by the handle number that the kernel keeps for us.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -24,6 +24,8 @@ pub struct OpenFile {
     pub write: bool,
     /// Whether it goes by the message, so that reading ahead would take one.
     pub messages: bool,
+    /// Whether somebody has asked to be told when it is ready.
+    pub polled: AtomicBool,
     /// Who opened it.
     pub opener: Caller,
     /// What serves it.

@@ -10,6 +10,7 @@ pub mod handles;
 pub mod nodes;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -23,7 +24,7 @@ use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
 use crate::kind::{self, KINDS, Options};
 use crate::monitor::Mounted;
-use crate::quota::Quota;
+use crate::quota::{Quota, Share};
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, How, Io, Item, ObjectId, Wait,
 };
@@ -74,7 +75,8 @@ impl Tree {
 
     fn with_root(quota: Arc<Quota>, root: Item) -> Self {
         let nodes = Nodes::new(root, Attr::directory(0, 0o755));
-        let (files, dirs, memory) = (Handles::default(), Handles::default(), Quota::memory());
+        let (files, dirs) = (Handles::default(), Handles::default());
+        let memory = Arc::clone(Quota::memory());
         Self { nodes, files, dirs, quota, memory }
     }
 
@@ -119,17 +121,25 @@ impl Tree {
     }
 
     /// The attributes of a node, or of an open file whose name may be gone.
+    ///
+    /// `ESTALE` for one that is gone and that nobody has open: whoever is on the way to it by its
+    /// name is to look that up again, and finds what has it by now.
     pub fn attr(&self, id: NodeId, fh: Option<Fh>) -> Result<Attr> {
         // fstat(2) comes without the handle; one that is open by this id serves as well.
         let open = fh.or_else(|| self.nodes.opened(id)).and_then(|fh| self.file(id, fh).ok());
         let node = self.nodes.get(id)?;
         let attr = match (open.as_ref().and_then(|file| file.handle.attr()), &node.item) {
             (Some(attr), _) => attr?,
+            // One that a process has open is not looked up again.
             (None, Item::Dir(dir)) => dir.attr()?,
             (None, Item::Object(object)) => match (object.attr(), &open) {
                 // What has been opened is there still.
                 (Err(error), Some(_)) if error.errno() == Errno::ENOENT => node.attr,
-                (attr, _) => attr?,
+                // A pipe that is open, of which the daemon is not told.
+                (Err(error), None) if is_gone(&error) && node.attr.file_type == FileType::Fifo => {
+                    Attr { nlink: 0, ..node.attr }
+                }
+                (attr, _) => attr.map_err(looked_up_again)?,
             },
             (None, Item::Link(_)) => node.attr,
         };
@@ -195,7 +205,7 @@ impl Tree {
             FileType::Fifo => dir.make_fifo(cx.caller, name, mode)?,
             _ => return fail(Errno::EPERM),
         }
-        let attr = dir.find(name)?;
+        let attr = dir.find(name).map_err(looked_up_again)?;
         self.enter(parent, dir, name, attr)
     }
 
@@ -238,24 +248,18 @@ impl Tree {
             ));
         }
         may_take_time(cx, &*dir)?;
-        match dir.create(cx.caller, name, mode) {
-            Err(error) if error.errno() == Errno::EEXIST && flags & libc::O_EXCL == 0 => {
-                // What has the name and is not shown, a link in /dev/shm say, stays in the way.
-                dir.find(name).map_err(|_| error)?;
-                return fail(Errno::ESTALE);
-            }
-            done => done?,
-        }
+        // Before anything is made that could then not be opened.
+        let share = self.quota.take(cx.caller.uid)?;
+        let attr = create_anew(&*dir, cx.caller, name, mode, flags & libc::O_EXCL != 0)?;
         if !regular {
             return fail(Errno::ESTALE);
         }
-        let attr = dir.find(name)?;
         if attr.uid != cx.caller.uid && crate::caller::privileged() {
             // Not what has just been made: somebody has put theirs in its place.
             return fail(Errno::ESTALE);
         }
         let entry = self.enter(parent, dir, name, attr)?;
-        match self.open_as(cx, entry.found.id, flags, true) {
+        match self.open_as(cx, entry.found.id, flags, Some(share)) {
             Ok(opening) => Ok((entry, opening)),
             Err(error) => {
                 // The kernel does not learn of this look-up.
@@ -268,10 +272,7 @@ impl Tree {
     /// Removes a name.
     pub fn remove(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
         let dir = self.dir(parent)?;
-        dir.remove(caller, name).map_err(|error| match dir.find(name) {
-            Ok(attr) => say_whose(error, &attr),
-            Err(_) => error,
-        })
+        dir.remove(caller, name).map_err(|error| whose(error, &*dir, name))
     }
 
     /// Renames within a directory; from one to another is `EPERM`, never `EXDEV`, which would make
@@ -284,19 +285,27 @@ impl Tree {
         replace: bool,
     ) -> Result<()> {
         if from.0 != to.0 {
-            return fail(Errno::EPERM);
+            let sentence = "an object stays in its directory, which says what it is";
+            return Err(Error::because(Errno::EPERM, sentence));
         }
         check_name(to.1)?;
-        self.dir(from.0)?.rename(caller, from.1, to.1, replace)
+        let dir = self.dir(from.0)?;
+        dir.rename(caller, from.1, to.1, replace).map_err(|error| {
+            // Either may be somebody else's; the one that is replaced is the less obvious one.
+            let theirs = |name| dir.find(name).is_ok_and(|attr| attr.uid != caller.uid);
+            whose(error, &*dir, if theirs(to.1) { to.1 } else { from.1 })
+        })
     }
 
     /// Opens a file; `flags` are open(2)'s.
     pub fn open(&self, cx: &Cx, id: NodeId, flags: i32) -> Result<Opening> {
-        self.open_as(cx, id, flags, false)
+        self.open_as(cx, id, flags, None)
     }
 
-    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, created: bool) -> Result<Opening> {
-        let share = self.quota.take(cx.caller.uid)?;
+    /// Opens a file; who has just made it comes with its share of what may be open.
+    fn open_as(&self, cx: &Cx, id: NodeId, flags: i32, made: Option<Share>) -> Result<Opening> {
+        let created = made.is_some();
+        let share = made.map_or_else(|| self.quota.take(cx.caller.uid), Ok)?;
         let fh = self.files.number();
         let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let Begun { item, attr, other } = self.nodes.begin_open(id, fh, write, cx.caller.pid)?;
@@ -307,7 +316,11 @@ impl Tree {
                 if !created {
                     object.check_rights(cx.caller, how.read, how.write)?;
                 }
-                object.open(cx, &how)
+                match object.open(cx, &how) {
+                    // What is there and cannot be opened would be looked up again for nothing.
+                    Err(error) if is_gone(&error) && object.attr().is_err() => fail(Errno::ESTALE),
+                    opened => opened,
+                }
             }
             Item::Dir(_) => fail(Errno::EISDIR),
             Item::Link(_) => fail(Errno::ELOOP),
@@ -330,6 +343,7 @@ impl Tree {
                     node: id,
                     write: how.write,
                     messages: matches!(opened.io, Io::Messages),
+                    polled: AtomicBool::new(false),
                     opener: cx.caller,
                     handle: opened.handle,
                     share,
@@ -414,6 +428,45 @@ impl Tree {
     }
 }
 
+/// Makes an object and says what has been made. `ESTALE` if somebody else has made it, unless that
+/// is to be an error.
+fn create_anew(
+    dir: &dyn Dir,
+    caller: Caller,
+    name: &[u8],
+    mode: u32,
+    exclusively: bool,
+) -> Result<Attr> {
+    /// What comes and goes all the time is not waited for.
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        match dir.create(caller, name, mode) {
+            Ok(()) => {}
+            Err(error) if error.errno() != Errno::EEXIST || exclusively => return Err(error),
+            Err(_) if dir.find(name).is_ok() => return fail(Errno::ESTALE),
+            // Removed since.
+            Err(_) => continue,
+        }
+        match dir.find(name) {
+            Err(error) if is_gone(&error) => {}
+            found => return found,
+        }
+    }
+    // What has the name and is not shown, a link in /dev/shm say, stays in the way.
+    fail(Errno::EEXIST)
+}
+
+/// Whether an object is not there any more.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.errno(), Errno::ENOENT | Errno::ESTALE)
+}
+
+/// What becomes of the error when an object has gone since its name was looked up: at `ESTALE` the
+/// kernel looks the name up once more.
+fn looked_up_again(error: Error) -> Error {
+    if is_gone(&error) { Errno::ESTALE.into() } else { error }
+}
+
 /// Leaves to a worker what is made slowly.
 fn may_take_time(cx: &Cx, dir: &dyn Dir) -> Result<()> {
     let for_another = crate::caller::privileged() && cx.caller.uid != 0;
@@ -431,6 +484,14 @@ fn check_name(name: &[u8]) -> Result<()> {
         Errno::ENAMETOOLONG,
         format!("the name has {} bytes; {NAME_MAX} are the most", name.len()),
     ))
+}
+
+/// The same of the object of a name.
+fn whose(error: Error, dir: &dyn Dir, name: &[u8]) -> Error {
+    match dir.find(name) {
+        Ok(attr) => say_whose(error, &attr),
+        Err(_) => error,
+    }
 }
 
 /// Says whose object it is that somebody may not do something to.

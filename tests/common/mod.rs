@@ -29,9 +29,9 @@ pub fn deadline() -> Duration {
     Duration::from_secs(long(60, 600))
 }
 
-/// The daemon's threads when nothing waits: the first, the request loop, the one for signals and the
-/// one that ends waits.
-pub const THREADS: u64 = 4;
+/// The daemon's threads when nothing waits: the first, those that handle requests, the one for
+/// signals, the one that ends waits and the watchdog.
+pub const THREADS: u64 = 1 + 16 + 3;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ipcfs");

@@ -48,6 +48,87 @@ fn what_is_made_is_the_writers() {
 }
 
 #[test]
+fn what_another_writes_to_an_open_file_makes_and_changes_nothing() {
+    let world = World::new();
+    world.run("echo 'sysv/msg/7 qbytes=100 mode=0666' > ctl/create");
+    // As root's setuid programs, whose messages go where their user has them go.
+    let script = "
+import os
+def act(uid, gid):
+    os.seteuid(0); os.setegid(gid); os.seteuid(uid)
+def outcome(file, text):
+    try: return os.write(file, text)
+    except OSError as error: return os.strerror(error.errno)
+user = (4242, 4243)
+for opener, writer in ((user, (0, 0)), (user, (4242, 0)), ((0, 0), user)):
+    for path, text in (('ctl/create', b'mq/evil maxmsg=1 msgsize=1\\n'), ('ctl/sysv/msg/7/qbytes', b'50\\n')):
+        act(*opener)
+        file = os.open(path, os.O_WRONLY)
+        act(*writer)
+        print(outcome(file, text))
+        act(*opener)
+        os.close(file)
+act(*user)
+os.umask(0o077)
+file = os.open('ctl/create', os.O_WRONLY)
+os.umask(0)
+print(outcome(file, b'mq/mine maxmsg=1 msgsize=1\\n'))";
+    let refused = "Operation not permitted\n".repeat(6);
+    assert_eq!(world.python(script), format!("{refused}27\n"));
+    assert_eq!(world.run("ls mq; cat ctl/sysv/msg/7/qbytes"), "mine\n100\n");
+    assert_eq!(world.run("stat -c '%u %g %a' mq/mine"), "4242 4243 600\n", "umask at the open");
+    let last = world.run("grep -c 'EPERM: it was opened by uid 4242 and gid 4243' ctl/errors");
+    assert_eq!(last, "4\n");
+}
+
+#[test]
+fn a_line_is_a_line_wherever_the_writes_are_cut() {
+    let world = World::new();
+    world.run("(printf 'shm/cut'; sleep .2; printf 'ter size=4096\n') | cat > ctl/create");
+    assert_eq!(world.run("stat -c '%n %s' shm/*"), "shm/cutter 4096\n");
+    world.run("seq -f 'fifo/%03.0f mode=0600' 300 | dd bs=1000 of=ctl/create status=none");
+    world.run("seq -f 'sem/%g value=2' 5 | dd bs=1 of=ctl/create status=none");
+    assert_eq!(world.run("ls fifo | wc -l; cat sem/* | sort | uniq -c | tr -s ' '"), "300\n 5 2\n");
+    // What a shell closes and has open still is no end of a line.
+    world.run("exec 3>ctl/create; printf 'shm/a' >&3; /bin/printf 'b size=' >&3; printf '7\n' >&3");
+    assert_eq!(world.run("stat -c %s shm/ab; ls shm | wc -l"), "7\n2\n");
+}
+
+#[test]
+fn a_line_without_a_newline_is_made_when_the_command_returns() {
+    let world = World::new();
+    let ways = [
+        "printf '{} maxmsg=1 msgsize=1' > ctl/create",
+        "/bin/printf '{} maxmsg=1 msgsize=1' > ctl/create",
+        "{ /bin/printf '{} maxmsg=1'; printf ' msgsize=1'; } > ctl/create",
+        "{ printf '{} maxmsg=1'; /bin/printf ' msgsize=1'; } > ctl/create",
+        "printf '{} maxmsg=1 msgsize=1' | cat > ctl/create",
+        "exec 3>ctl/create; printf '{} maxmsg=1 msgsize=1' >&3; exec 3>&-",
+        "(exec 3>ctl/create; printf '{} maxmsg=1 msgsize=1' >&3)",
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let made = format!("mq/{number}");
+        let way = way.replace("{}", &made);
+        let again =
+            format!("for i in {{1..20}}; do {way}; [ -e {made} ] && rm {made} || exit; done");
+        world.run(&again);
+    }
+    // The close says what is wrong with it, where anybody asks.
+    let script = "import os
+file = os.open('ctl/create', os.O_WRONLY)
+print(os.write(file, b'mq/x maxmsg=0'))
+try: os.close(file)
+except OSError as error: print(os.strerror(error.errno))";
+    assert_eq!(world.python(script), "13\nInvalid argument\n");
+    assert!(world.run("tail -n1 ctl/errors").contains("EINVAL: line 1: mq/x: maxmsg=0 must be"));
+    assert!(world.fail("printf nonsense | dd of=ctl/create").contains("Invalid argument"));
+    for write in ["echo nonsense", "printf nonsense", "printf 'mq/x maxmsg=y'"] {
+        let error = world.fail(&format!("{write} > ctl/create"));
+        assert!(error.contains("write error: Invalid argument"), "{error}");
+    }
+}
+
+#[test]
 fn a_malformed_line_makes_nothing_and_the_error_says_where() {
     let world = World::new();
     let bad = [
@@ -101,6 +182,23 @@ fn a_name_that_is_no_word_is_written_as_summary_writes_it() {
 }
 
 #[test]
+fn a_name_is_written_as_bash_prints_it() {
+    let world = World::new();
+    world.run(
+        r#"for name in plain 'a b' $'\r\a\b\e\f\v\001x' $'it\'s "?\\' $'n\nt\t' $'\xff\377' 'ä ö'; do
+            for LC_ALL in C C.UTF-8; do
+                printf 'fifo/%q mode=0600\n' "$name" > ctl/create && rm "fifo/$name" || exit 1
+            done
+        done; ! ls -A fifo | grep ."#,
+    );
+    for wrong in [r"$'\z'", r"$'\0'", r"$'\cA'", "a\0b"] {
+        let error = std::fs::write(world.path().join("ctl/create"), format!("fifo/{wrong}\n"));
+        assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EINVAL), "{wrong:?}");
+    }
+    assert_eq!(world.run("ls fifo"), "");
+}
+
+#[test]
 fn a_limit_is_the_kernels_errno_and_a_sentence() {
     let world = World::new();
     // What queues cost is counted by user, whatever the namespace: nobody else's user.
@@ -122,6 +220,18 @@ fn a_limit_is_the_kernels_errno_and_a_sentence() {
     let (errno, sentence) = attempt("sysv/sem/7 nsems=100000");
     assert!(errno.contains("Invalid argument"), "{errno}");
     assert!(sentence.contains("sysv_sem_nsems_max is 32000"), "{sentence}");
+    // Root may go further, where it has the capability to.
+    let root = "1 to $([ -e mq/far ] && echo 65536 || echo 10) (fs.mqueue.msg_max)";
+    world.run(&format!(
+        "echo mq/far maxmsg=11 msgsize=1 2> /dev/null > ctl/create; ! echo mq/q maxmsg=70000 > ctl/create
+         tail -n1 ctl/errors | grep -F \"maxmsg=70000 must be {root}\"; rm -f mq/far"
+    ));
+    world.run("touch sem/s; ! echo 2147483648 > sem/s; tail -n1 ctl/errors | grep -F 'is over 2147483647'");
+    world
+        .run("echo 2147483647 > sem/s; ! echo +1 > sem/s; tail -n1 ctl/errors | grep 'and 1 more'");
+    world.run(
+        "! truncate -s 3 sem/s; tail -n1 ctl/errors | grep 'EINVAL: a semaphore has no length'",
+    );
     let long = "x".repeat(256);
     let (errno, sentence) = attempt(&format!("mq/{long}"));
     assert!(errno.contains("File name too long") && sentence.contains("256"), "{sentence}");
@@ -132,7 +242,7 @@ fn a_limit_is_the_kernels_errno_and_a_sentence() {
     );
     world.run(&many);
     let sentence = world.run(&format!("{user} tail -n1 ctl/errors"));
-    let expected = "RLIMIT_MSGQUEUE of uid 48211 is 200,000 bytes; this queue needs 82,880; 2 \
+    let expected = "RLIMIT_MSGQUEUE of uid 48211 is 200000 bytes; this queue needs 82,880; 2 \
                     queues use 165,760\n";
     assert!(sentence.contains("\tEMFILE: ") && sentence.ends_with(expected), "{sentence}");
     world.run("echo 2 > /proc/sys/fs/mqueue/queues_max");

@@ -14,25 +14,28 @@ fn a_command_runs_under_the_lock_with_its_input_output_and_status() {
     let world = World::new();
     for shell in SHELLS {
         world.run("echo 1 > sem/lock");
-        for options in ["", "-n", "-w 30", "-w 0.5"] {
+        for options in ["", "-n", "-w 30", "-w 0.01", "-w 0"] {
             let script = format!(
                 "f() {{ cat $IPCFS/sem/lock; cat; printf '<%s>' \"$@\"; return 7; }}
                 echo in | ipc_lock {options} lock f a 'b c'; echo $?"
             );
             assert_eq!(run(&world, shell, &script), "0\nin\n<a><b c>7\n", "{shell} {options}");
-            let killed = format!("ipc_lock {options} lock sh -c 'kill -9 $$'; echo $?");
-            assert_eq!(run(&world, shell, &killed), "137\n", "{shell} {options}");
+            for (signal, status) in [("KILL", "137\n"), ("ALRM", "142\n")] {
+                let killed = format!("ipc_lock {options} lock sh -c 'kill -{signal} $$'; echo $?");
+                assert_eq!(run(&world, shell, &killed), status, "{shell} {options}");
+            }
             let absent = format!("ipc_lock {options} lock ./no-such-command 2>/dev/null; echo $?");
             assert_eq!(run(&world, shell, &absent), "127\n", "{shell} {options}");
         }
-        for options in ["", "-w 30"] {
+        for options in ["", "-n", "-w 30"] {
             let script = format!(
                 "set -eu; name=mine; f() {{ echo $name; false; echo went on; }}
-                ipc_lock {options} 'a\\nb c' f; echo went on"
+                ipc_lock {options} \"a\\nb '
+ c\" f; echo went on"
             );
             assert_eq!(run(&world, shell, &script), "mine\n", "{shell} {options}");
+            world.run("rm sem/a*b*c; ls sem/* | grep -x sem/lock");
         }
-        world.run("rm 'sem/a\\nb c'");
         assert_eq!(value(&world), "1");
         let error = start(&world, shell, "ipc_lock -w 9 lock sh -c 'echo it says >&2'").output();
         assert_eq!(error.errors, "it says\n", "{shell}");
@@ -49,6 +52,10 @@ fn a_lock_that_is_not_to_be_had_in_time_is_75() {
         assert_eq!(run(&world, shell, "ipc_lock -w 0.3 lock echo has it; echo $?"), "75\n");
         assert!(begun.elapsed() >= Duration::from_millis(300));
         eventually("nobody waits", || world.waiting() == 0);
+        for wrong in ["-w . lock true", "-w 1.2.3 lock true"] {
+            let script = format!("ipc_lock {wrong} 2>/dev/null; echo $?");
+            assert_eq!(run(&world, shell, &script), "64\n", "{shell} {wrong}");
+        }
         for wrong in ["-w x lock true", "lock", "-x lock true", "a/b true", "'' true", ".. true"] {
             let script = format!("ipc_lock {wrong} 2>/dev/null; echo $?");
             assert_eq!(run(&world, shell, &script), "64\n", "{shell} {wrong}");
@@ -98,4 +105,37 @@ fn a_missing_lock_is_made_once_and_a_crash_gives_it_back() {
         eventually("it is free", || value(&world) == "1");
     }
     assert_eq!(world.run("cat ctl/sem/lock/holders"), "");
+}
+
+#[test]
+fn a_lock_that_cannot_be_had_at_all_is_69_with_the_reason() {
+    let mut world = World::new();
+    world.run("echo 1 > sem/lock; echo 0 > sem/taken");
+    let again = |world: &mut World, arguments: &[&str]| {
+        drop(world.take_daemon());
+        world.command("umount").arg("-l").arg(world.path()).current_dir("/").output().unwrap();
+        world.mount(arguments);
+    };
+    again(&mut world, &["-o", "ro"]);
+    for shell in SHELLS {
+        for call in ["lock", "-n lock", "-w 30 lock", "missing", "-n missing"] {
+            let output =
+                start(&world, shell, &format!("ipc_lock {call} echo begun; echo $?")).output();
+            assert_eq!(output.text(), "69\n", "{shell} {call}");
+            assert!(output.errors.ends_with("ead-only file system\n") || shell.starts_with("zsh"));
+            assert_eq!(output.errors.lines().count(), 1, "{shell} {call}: {}", output.errors);
+        }
+    }
+    for shell in SHELLS {
+        for options in ["", "-w 30"] {
+            again(&mut world, &[]);
+            let script = format!("ipc_lock {options} taken echo begun; echo $?");
+            let waiting = start(&world, shell, &script);
+            eventually("it waits", || world.waiting() == 1);
+            world.run(&format!("kill -9 {}", world.daemon()));
+            let output = waiting.output();
+            assert_eq!(output.text(), "69\n", "{shell} {options}");
+            assert_eq!(output.errors.lines().count(), 1, "{shell} {options}: {}", output.errors);
+        }
+    }
 }

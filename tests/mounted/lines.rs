@@ -1,6 +1,6 @@
 //! ctl/mq/NAME/: lines, tagged, drain, wait, priority.
 
-use crate::common::{World, eventually};
+use crate::common::{THREADS, World, eventually};
 
 /// With a queue `q` of so many messages of up to 64 bytes.
 fn world(maxmsg: u32) -> World {
@@ -134,6 +134,76 @@ fn a_long_line_is_refused_and_those_before_it_are_sent() {
 }
 
 #[test]
+fn the_rest_of_a_long_line_is_no_message() {
+    let world = world(10);
+    let script = "import os
+file = os.open('ctl/mq/q/lines', os.O_WRONLY)
+def outcome(text):
+    try: return os.write(file, text)
+    except OSError as error: return os.strerror(error.errno)
+print([outcome(text) for text in (b'x' * 65, b'more of it', b'and its end\\nnext\\n')])";
+    assert_eq!(world.python(script), "['Message too long', 10, 17]\n");
+    assert_eq!(world.run("cat ctl/mq/q/drain"), "next\n");
+}
+
+#[test]
+fn an_unfinished_line_waits_for_room_as_long_as_there_can_be_any() {
+    let world = world(1);
+    let idle = || world.daemon_status("Threads") <= THREADS;
+    eventually("no worker is left", idle);
+    let leave = "printf full > mq/q; for i in 1 2 3; do printf $i > ctl/mq/q/lines; done";
+    world.run(leave);
+    assert!(!idle(), "they wait");
+    world.run("[ $(head -n4 ctl/mq/q/lines | sort | tr -d '\n') = 123full ]");
+    // Somebody has the removed queue still.
+    world.run(&format!(
+        "exec 4<mq/q; {leave}; rm mq/q; sleep 2; cat <&4; cat <&4; cat <&4; cat <&4"
+    ));
+    eventually("the queue has been emptied", idle);
+    assert_eq!(world.run("cat ctl/errors"), "");
+    world.run("echo 'mq/q maxmsg=1 msgsize=64' > ctl/create");
+    world.run(&format!("{leave}; rm mq/q"));
+    eventually("nobody can read it any more", idle);
+    let lost = "\tEIDRM: the queue was full, has been removed, and nobody reads it\n";
+    let errors = world.run("cut -f 3- ctl/errors");
+    assert_eq!(errors, format!("ctl/mq/q/lines{lost}").repeat(3));
+}
+
+#[test]
+fn a_close_that_may_not_wait_says_that_there_is_no_room() {
+    let world = world(1);
+    world.run("printf full > mq/q");
+    let script = "import os
+def left(then=lambda file: None):
+    file = os.open('ctl/mq/q/lines', os.O_WRONLY | os.O_NONBLOCK)
+    os.write(file, b'left')
+    then(file)
+    try: os.close(file); return 'closed'
+    except OSError as error: return os.strerror(error.errno)
+print(left())
+os.read(os.open('mq/q', os.O_RDONLY), 99)
+print(left())
+os.read(os.open('mq/q', os.O_RDONLY), 99)
+# It goes on by another descriptor.
+print(left(os.dup))";
+    let expected = "Resource temporarily unavailable\nclosed\nclosed\n";
+    assert_eq!(world.python(script), expected);
+    assert_eq!(world.run("cat ctl/mq/q/drain"), "left\n");
+}
+
+#[test]
+fn what_is_unfinished_when_the_daemon_ends_is_logged() {
+    let mut world = world(1);
+    world.run("printf full > mq/q; printf left > ctl/mq/q/lines");
+    let mut daemon = world.take_daemon();
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success());
+    let errors = daemon.errors();
+    assert!(errors.contains("ctl/mq/q/lines: lost at the end: what was unfinished"), "{errors}");
+    assert!(!errors.contains("left"), "{errors}");
+}
+
+#[test]
 fn who_reads_little_takes_one_message() {
     let world = world(10);
     world.run("seq 4 > ctl/mq/q/lines; read -r line < ctl/mq/q/lines; [ $line = 1 ]");
@@ -175,6 +245,14 @@ fn priorities_are_files() {
     assert_eq!(world.run("cat ctl/mq/q/drain; ls ctl/mq/q/priority"), "32767\n5\n0\n0\n");
     world.run("cd ctl/mq/q/priority; ! [ -e 32768 ] && ! [ -e -1 ] && ! [ -e 05 ] && ! [ -e x ]");
     assert_eq!(world.run("stat -c %A ctl/mq/q/priority/7"), "--w--w--w-\n");
+    // What is no priority cannot be made either.
+    world.run("touch sysv/msg/1 sysv/sem/1");
+    for file in
+        ["mq/q/priority/32768", "mq/q/priority/x", "sysv/msg/1/type/abc", "sysv/sem/1/hold/5x"]
+    {
+        let error = world.fail(&format!("echo x > ctl/{file}"));
+        assert!(error.contains("Invalid argument"), "{file}: {error}");
+    }
 }
 
 #[test]

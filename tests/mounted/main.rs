@@ -21,6 +21,7 @@ mod model;
 mod mq;
 mod namespaces;
 mod parity;
+mod races;
 mod reports;
 mod sem;
 mod shell_library;

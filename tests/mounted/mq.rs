@@ -471,3 +471,38 @@ fn appending_sends_a_message_however_many_there_are() {
     world.run("exec > mq/q; echo four > /proc/self/fd/1; echo five | tee /proc/self/fd/1");
     assert_eq!(world.run("cat mq/q; cat mq/q; cat mq/q"), "four\nfive\nfive\n");
 }
+
+#[test]
+fn who_waits_for_edges_is_told_again_once_all_is_read_or_written() {
+    let world = World::new();
+    world.run("echo 'mq/q maxmsg=4 msgsize=16' > ctl/create; touch sysv/msg/7");
+    // Python's epoll as runtimes use it: asked once, then read or written until EAGAIN.
+    let script = "import os, posix_ipc, select, sysv_ipc, threading
+posix, system_v = posix_ipc.MessageQueue('/q'), sysv_ipc.MessageQueue(7)
+def all_of(call):
+    try:
+        while True: call()
+    except BlockingIOError: pass
+for path, send, take in (('mq/q', posix.send, posix.receive), ('ctl/mq/q/lines', posix.send, posix.receive),
+                         ('sysv/msg/7', system_v.send, system_v.receive)):
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    epoll = select.epoll()
+    epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+    assert epoll.poll(60) == [(fd, select.EPOLLOUT)], path
+    for number in range(5):
+        threading.Timer(0.05, send, (b'm',)).start()
+        (told, events), = epoll.poll(60)
+        assert events & select.EPOLLIN, (path, number, events)
+        all_of(lambda: os.read(fd, 100))
+    if path == 'mq/q':
+        all_of(lambda: os.write(fd, b'x'))
+        while epoll.poll(0.2): pass
+        threading.Timer(0.05, take).start()
+        (told, events), = epoll.poll(60)
+        assert events & select.EPOLLOUT, events
+        all_of(lambda: os.read(fd, 100))
+    os.close(fd)
+    epoll.close()";
+    world.python(script);
+    eventually("nothing is watched any more", || world.waiting() == 0);
+}

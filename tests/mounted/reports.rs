@@ -48,6 +48,17 @@ fn limits_are_the_kernels_and_their_use_is_counted() {
     // 9 * (64 + 2 * 48)
     assert_eq!(world.run(script), "1440\n");
     assert_eq!(world.run("jq .mq_queues ctl/limits.json"), "1\n");
+    // The same in each, and each once.
+    let names = "cut -d= -f1 ctl/limits | sed 's/_max$//' | uniq | sort";
+    let names = world.run(names);
+    let unique: std::collections::BTreeSet<_> = names.lines().collect();
+    assert_eq!(unique.len(), names.lines().count(), "{names}");
+    for name in ["daemon_waiting", "daemon_open_files", "daemon_listing_bytes", "daemon_mappings"] {
+        assert!(unique.contains(name), "{name}");
+    }
+    let metrics = "sed -n 's/^ipcfs_limit{name=\"\\(.*\\)\"} .*/\\1/p' ctl/metrics | sort";
+    assert_eq!(world.run(metrics), names);
+    assert_eq!(world.run("jq -r 'keys[]' ctl/limits.json | sed 's/_max$//' | uniq | sort"), names);
     let user = "setpriv --reuid=4242 --regid=4242 --clear-groups prlimit --msgqueue=12345";
     assert_eq!(
         world.run(&format!("{user} grep ^mq_bytes ctl/limits")),
@@ -126,7 +137,7 @@ fn metrics_are_accepted_and_agree_with_status() {
     assert_eq!(value("ipcfs_blocked_requests"), "1");
     assert_eq!(value("ipcfs_limit_used{name=\"mq_queues\"}"), "1");
     assert!(value("ipcfs_requests_total{operation=\"write\"}").parse::<u64>().unwrap() > 0);
-    assert_eq!(value("ipcfs_object_users{kind=\"sem\",name=\"a\\\"b\\\\\\\\c\\\\nd\"}"), "0");
+    assert_eq!(value("ipcfs_object_users{kind=\"sem\",name=\"a\\\"b\\\\c\\nd\"}"), "0");
 }
 
 #[test]

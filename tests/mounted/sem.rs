@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{World, eventually};
+use crate::common::{THREADS, World, eventually};
 
 fn value(world: &World, name: &str) -> String {
     world.run(&format!("cat sem/{name}")).trim().to_owned()
@@ -285,7 +285,8 @@ fn a_thousand_wait_and_each_post_wakes_one() {
         });
         assert_eq!((value(&world, "q"), field(&world, "q", "nwaiters")), ("0".into(), 0));
         eventually("nothing is left", || {
-            world.daemon_descriptors() <= descriptors && world.daemon_status("Threads") < 10
+            world.daemon_descriptors() <= descriptors
+                && world.daemon_status("Threads") < THREADS + 6
         });
         left_behind.push(world.daemon_status("VmRSS"));
     }

@@ -67,14 +67,14 @@ fn messages_are_sent_and_received_byte_for_byte() {
 #[test]
 fn priorities_and_types_are_those_asked_for() {
     let world = World::new();
-    let script = "ipc_send mq/q low; ipc_send -p 32767 mq/q high; ipc_send -p 5 mq/q ''
+    let script = "ipc_send mq/q low; ipc_send -p 032767 mq/q high; ipc_send -p 5 mq/q ''
         cat ctl/mq/q/tagged & sleep 0.2; kill $!; rm mq/q";
     for shell in SHELLS {
         assert_eq!(run(&world, shell, &format!("{script} 2>&1")), "32767\thigh\n5\t\n0\tlow\n");
     }
     let script = "ipc_send sysv/msg/77 one; ipc_send -t 7 sysv/msg/0x4d seven
-        ipc_send -t 3 sysv/msg/77 three; ipc_send -t 9 sysv/msg/77 ''; cat ctl/sysv/msg/77/peek
-        for type in 7 -5 0 9; do ipc_recv -t $type -w 5 sysv/msg/77; echo; done
+        ipc_send -t 3 sysv/msg/77 three; ipc_send -t 09 sysv/msg/77 ''; cat ctl/sysv/msg/77/peek
+        for type in 07 -05 0 9; do ipc_recv -t $type -w 5 sysv/msg/77; echo; done
         ipc_recv -n -t 7 sysv/msg/77; echo $?; rm sysv/msg/77";
     all_print(&world, script, "1\tone\n7\tseven\n3\tthree\n9\t\nseven\none\nthree\n\n75\n");
 }
@@ -120,6 +120,7 @@ fn the_exit_status_tells_what_was_not_to_be_had_from_what_cannot_be() {
         (["ipc_recv -t x sysv/msg/7", "ipc_send -t '' sysv/msg/7 x", "ipc_send -p -1 mq/q x"], 64),
         (["ipc_send -t 1 mq/q x", "ipc_send -p 1 sysv/msg/7 x", "ipc_wait -t 1 mq/q"], 64),
         (["ipc_each mq/q", "ipc_each -r x mq/q true", "ipc_each -x mq/q true"], 64),
+        (["ipc_each -w x -n mq/q true", "ipc_recv -n -w . mq/q", "ipc_send -p 8x mq/q x"], 64),
     ] {
         for call in calls {
             let script = format!("{call} 2> $SCRATCH/errors; echo $?; wc -l < $SCRATCH/errors");
@@ -257,6 +258,14 @@ fn a_message_whose_command_fails_is_given_back_or_a_dead_letter() {
         ipc_each -n -t 5 -d sysv/msg/8 sysv/msg/7 false; echo $?
         cat ctl/sysv/msg/7/peek ctl/sysv/msg/8/peek; rm sysv/msg/7 sysv/msg/8";
     all_print(&world, script, "1\n0\n1\tone\n5\tfive\n");
+    // Nor are there dead letters without end.
+    let script = "echo 'mq/dead maxmsg=1' > ctl/create; ipc_send mq/dead x; ipc_send mq/q again
+        ipc_each -d mq/dead mq/q false; echo $?; ipc_recv mq/q; rm mq/q mq/dead";
+    for shell in SHELLS {
+        let output = start(&world, shell, script).output();
+        assert_eq!(output.text(), "1\nagain", "{shell}");
+        assert!(output.errors.ends_with("mq/dead: the queue is full\n"), "{}", output.errors);
+    }
     // One that nowhere is room for is not lost.
     let script = "echo 'mq/q maxmsg=1' > ctl/create; ipc_send mq/q first
         f() { ipc_send mq/q second; return 1; }
@@ -322,5 +331,103 @@ fn what_a_killed_worker_had_in_work_another_takes_up() {
         other.signal(libc::SIGTERM);
         assert_eq!(other.output().text(), "<job0 1><2>", "{shell}");
         assert_eq!(world.run("ls $SCRATCH/journal; rmdir $SCRATCH/journal"), "", "{shell}");
+    }
+}
+
+#[test]
+fn a_message_that_the_disk_is_too_full_for_stays_in_the_queue() {
+    let world = World::new();
+    world.run("mkdir $SCRATCH/disk; mount -t tmpfs -o size=1200k tmpfs $SCRATCH/disk");
+    for (shell, options) in SHELLS
+        .into_iter()
+        .flat_map(|shell| ["", "-j $SCRATCH/disk"].map(|options| (shell, options)))
+    {
+        // Full from the beginning; and then, from the first message on, for one of two pages.
+        let script = format!(
+            "TMPDIR=$SCRATCH/disk; fill() {{ cat; head -c 2M /dev/zero 2> /dev/null >> $TMPDIR/fill; :; }}
+            ipc_send sysv/msg/7 first; head -c 5000 /dev/zero | ipc_send sysv/msg/7
+            fill < /dev/null; ipc_each {options} sysv/msg/7 cat; echo $?; stat -c %s sysv/msg/7
+            rm $TMPDIR/fill; ipc_each {options} sysv/msg/7 fill; echo \" $?\"
+            rm $TMPDIR/fill; ls -A $TMPDIR
+            ipc_each -n {options} sysv/msg/7 wc -c"
+        );
+        let output = start(&world, shell, &script).output();
+        let told = output.errors.matches("no room for a message").count();
+        assert_eq!(
+            (output.text().as_str(), told),
+            ("69\n5005\nfirst 69\n5000\n", 2),
+            "{shell} {options}: {output:?}"
+        );
+    }
+    world.run("umount $SCRATCH/disk");
+}
+
+#[test]
+fn ifs_and_zsh_s_err_return_are_the_caller_s() {
+    let world = World::new();
+    let script = r#"for IFS in "
+	" , "" / 0 "a b"; do
+            before=$IFS; each() { [ "$IFS" = "$before" ] && cat; }
+            ipc_send -w 1 mq/q one; ipc_wait -w 1 mq/q; ipc_recv -w 1 mq/q; ipc_send mq/q two
+            ipc_each -n mq/q each; ipc_lock -w 1 lock each < /dev/null || echo "$?"
+            echo " three" | ipc_lock lock each; ipc_ftok / 1 > "$SCRATCH/key"; grep -c '^0x' "$SCRATCH/key"
+        done
+        unset IFS; each() { echo "${IFS-unset}"; }; ipc_lock lock each"#;
+    all_print(
+        &world,
+        script,
+        &format!(
+            "{}unset
+",
+            "onetwo three
+1
+"
+            .repeat(6)
+        ),
+    );
+    let script = "setopt errreturn; f() { false; echo went on; }
+        ipc_send mq/q x; ipc_wait -w 1 mq/q; ipc_recv -w 1 mq/q; ipc_send mq/q y; ipc_each -n mq/q cat
+        ipc_lock -w 1 lock true; g() { ipc_lock lock f; echo went on; }; g || echo $?";
+    assert_eq!(
+        run(&world, "zsh -f", script),
+        "xy1
+"
+    );
+}
+
+#[test]
+fn sigterm_for_a_worker_in_the_background_ends_it_after_its_message() {
+    let world = World::new();
+    world.run("touch mq/q sem/go sem/end");
+    for shell in SHELLS {
+        for (signal, status) in [("TERM", 0), ("HUP", 0), ("TERM", 3)] {
+            world.run("printf 1 > mq/q; printf 2 > mq/q");
+            let script = format!(
+                "f() {{ echo +1 > sem/go; echo -1 > sem/end; cat; return {status}; }}
+                ipc_each mq/q f & worker=$!; echo -1 > sem/go
+                kill -{signal} $worker; echo +1 > sem/end; wait $worker; echo \" $?\"; ipc_recv mq/q"
+            );
+            assert_eq!(
+                run(&world, shell, &script),
+                format!(
+                    "1 {status}
+2"
+                ),
+                "{shell} {signal}"
+            );
+            world.run("cat ctl/mq/q/drain");
+        }
+        // While it waits, and in what would begin another.
+        let script = "{ until ipc_each mq/q cat; do :; done; echo over; } & echo $! > $SCRATCH/pid; wait $!; echo $?";
+        let running = start(&world, shell, script);
+        eventually("it waits", || world.waiting() == 1);
+        world.run("kill $(cat $SCRATCH/pid)");
+        assert_eq!(
+            running.output().text(),
+            "over
+0
+",
+            "{shell}"
+        );
     }
 }

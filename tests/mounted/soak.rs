@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Running, World, compiled, eventually, python};
+use crate::common::{Running, THREADS, World, compiled, eventually, python};
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -35,7 +35,7 @@ fn after_mixed_load_the_daemon_is_as_it_was() {
     eventually("it has settled", || {
         let now = size(&world);
         before = before.min(now);
-        now.1 <= 4
+        now.1 <= THREADS
     });
     let memory = world.daemon_status("VmRSS");
 

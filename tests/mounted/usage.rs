@@ -1,6 +1,6 @@
 //! ctl/KIND/NAME/{users,waiters} and ctl/orphans: who uses what.
 
-use crate::common::{Running, World, eventually, python};
+use crate::common::{Running, World, compiled, eventually, python};
 
 const EACH: [&str; 7] =
     ["mq/q", "shm/m", "sem/s", "fifo/f", "sysv/msg/0x1", "sysv/sem/0x2", "sysv/shm/0x3"];
@@ -153,6 +153,80 @@ fn waiters_are_told_in_c_and_through_the_mount() {
         }
         eventually("nobody waits any more", || waiters(&world, object).is_empty());
     }
+}
+
+/// `tests/clients/hidden.c`, when it is ready; `None` where the kernel does not let it.
+fn hidden(world: &World, what: &str, path: &str) -> Option<Running> {
+    let client = compiled("hidden");
+    let script = format!("exec {} {what} {path} > $SCRATCH/hidden", client.display());
+    let file = world.scratch().join("hidden");
+    let _ = std::fs::remove_file(&file);
+    let mut running = world.start(&script);
+    let mut missing = false;
+    eventually("it is ready", || {
+        missing = running.ended().is_some_and(|status| status.code() == Some(77));
+        missing || std::fs::read_to_string(&file).is_ok_and(|text| text == "ready\n")
+    });
+    (!missing).then_some(running)
+}
+
+/// The queue `q` as a file of the kernel's own.
+fn mqueue(world: &World) -> String {
+    world.run("mkdir $SCRATCH/mqueue && mount -t mqueue none $SCRATCH/mqueue");
+    world.scratch().join("mqueue/q").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_uses_what_it_uses() {
+    let world = world();
+    let queues = mqueue(&world);
+    let files = [("mq/q", &*queues), ("shm/m", "/dev/shm/m"), ("fifo/f", "fifo/f")];
+    for (object, file) in files {
+        eventually("nobody uses it", || world.run("cat ctl/orphans").contains(object));
+        let mut user = hidden(&world, "thread", file).unwrap();
+        assert_eq!(users(&world, object), line(&user, "hidden"), "{object}");
+        assert!(!world.run("cat ctl/orphans").contains(object), "{object}");
+        // By the mount's own file as well.
+        user.signal(libc::SIGKILL);
+        user.wait();
+        let user = hidden(&world, "thread", object).unwrap();
+        assert_eq!(users(&world, object), line(&user, "hidden"), "{object}");
+    }
+    // A thread that shares no open files with the first.
+    let apart = hidden(&world, "apart", "/dev/shm/m").unwrap();
+    assert_eq!(users(&world, "shm/m"), line(&apart, "hidden"));
+    assert!(!world.run("cat ctl/orphans").contains("shm/m"));
+    let waiter = hidden(&world, "wait", "s").unwrap();
+    let expected = line(&waiter, "wait\thidden");
+    eventually("it waits", || waiters(&world, "sem/s") == expected);
+    assert_eq!(users(&world, "sem/s"), line(&waiter, "hidden"));
+    assert!(!world.run("cat ctl/orphans").contains("sem/s"));
+}
+
+#[test]
+fn what_may_be_on_its_way_to_a_process_is_no_orphan() {
+    // It makes other tests' objects doubtful as well.
+    let world = World::alone();
+    let queues = mqueue(&world);
+    world.run("touch mq/q shm/m sem/s fifo/f sysv/shm/3");
+    let all = "mq/q\nshm/m\nsem/s\nfifo/f\nsysv/shm/0x00000003\n";
+    let orphans = || world.run("cat ctl/orphans");
+    for (what, file) in [
+        ("passed", &*queues),
+        ("passed", "/dev/shm/m"),
+        ("passed", "fifo/f"),
+        ("ring", "/dev/shm/m"),
+    ] {
+        eventually("nobody uses them", || orphans() == all);
+        let Some(mut holder) = hidden(&world, what, file) else {
+            assert_eq!(what, "ring");
+            continue;
+        };
+        assert_eq!(orphans(), "sysv/shm/0x00000003\n", "{what} {file}");
+        holder.signal(libc::SIGKILL);
+        holder.wait();
+    }
+    eventually("nobody uses them any more", || orphans() == all);
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //!
 //! The first word is the path, the others are attributes: `mode=`, octal, and those of the kind
 //! ([`Profile::attributes`]), numbers with `K`, `M`, `G` or `T` for powers of 1024; of one that is
-//! given twice, the last counts. Words are quoted as in a shell ([`escape::words`]).
+//! given twice, the last counts. Words are quoted as in a shell ([`escape::words`]), as bash's
+//! `printf %q` and `ctl/summary` print them.
 
 use crate::error::{Errno, Error, Result};
 use crate::escape;
@@ -43,10 +44,39 @@ pub fn parse(
         Ok(words) => words,
         Err(what) => return wrong(what),
     };
+    if words.iter().any(|word| word.contains(&0)) {
+        return wrong("there is a NUL in it");
+    }
     let Some((path, words)) = words.split_first() else { return Ok(None) };
     let (kind, profile, name) = split(profiles, path)?;
     let (mode, attributes) = attributes(profile, words)?;
     Ok(Some(Order { kind, name: name.to_vec(), mode, attributes }))
+}
+
+/// Whether this can become a line by what is added to its end: fails with what is wrong with it if
+/// not, whatever may come.
+#[allow(clippy::needless_pass_by_value)] // As for `parse`.
+pub fn may_become(
+    line: &[u8],
+    profiles: impl Iterator<Item = &'static Profile> + Clone,
+) -> Result<()> {
+    let parse = |line: &[u8]| parse(line, profiles.clone());
+    let Err(error) = parse(line) else { return Ok(()) };
+    // A quote may still be closed, or opened.
+    let Some(words) = escape::words(line).ok().filter(|_| !line.ends_with(b"$")) else {
+        return Ok(());
+    };
+    let ended = line.last().is_none_or(|byte| b" \t".contains(byte));
+    let Some(last) = words.last().filter(|_| !ended) else { return Err(error) };
+    let rest = |whole: String, then: &str| {
+        Some([whole.as_bytes().strip_prefix(&last[..])?, then.as_bytes()].concat())
+    };
+    let paths = profiles.clone().filter_map(|profile| rest(format!("{}/", profile.path), "x"));
+    let names = profiles.clone().flat_map(|profile| profile.attributes.iter().copied());
+    let names = names.chain(["mode"]).filter_map(|name| rest(format!("{name}="), "0"));
+    let mut more = [b"x".to_vec(), b"0".to_vec()].into_iter().chain(paths).chain(names);
+    let is_line = |more: Vec<u8>| parse(&[line, &more].concat()).is_ok();
+    if more.any(is_line) { Ok(()) } else { Err(error) }
 }
 
 fn wrong<T>(what: impl std::fmt::Display) -> Result<T> {
@@ -124,7 +154,7 @@ mod tests {
         let special = prop::sample::select(b" '\\\n\t#=$.\xff".to_vec());
         let byte = prop_oneof![special, any::<u8>()];
         vec(byte, 1..20).prop_filter("no name", |name| {
-            !name.contains(&b'/') && !matches!(&name[..], b"." | b"..")
+            !name.contains(&b'/') && !name.contains(&0) && !matches!(&name[..], b"." | b"..")
         })
     }
 
@@ -180,6 +210,26 @@ mod tests {
         }
 
         #[test]
+        fn every_beginning_of_a_line_may_become_one(order in order(), unit: bool, dollars: bool) {
+            let quote = if dollars { escape::dollar } else { escape::word };
+            let line = print(&order, quote, " ", unit);
+            for end in 0..=line.len() {
+                let begun = &line.as_bytes()[..end];
+                prop_assert!(may_become(begun, KINDS.iter()).is_ok(), "{}", String::from_utf8_lossy(begun));
+            }
+        }
+
+        #[test]
+        fn what_may_not_become_a_line_does_not(
+            begun in "(m|mq|fifo|jobs)?/?[a. ]{0,3}( (mode|max|maxmsg|x)=?[0-9K]{0,3}){0,2} ?",
+            more in "[a-z0-9=/ .K]{0,8}",
+        ) {
+            if let Err(error) = may_become(begun.as_bytes(), KINDS.iter()) {
+                prop_assert!(understood(format!("{begun}{more}").as_bytes()).is_err(), "{begun}|{more}: {error}");
+            }
+        }
+
+        #[test]
         fn what_is_understood_can_be_printed(line in "(mq|shm|sysv/sem)/[a. '\\\\=-]{1,4}( (mode|size|maxmsg|nsems)=[0-9+KM]{1,4}){0,2}|\\PC{0,20}") {
             match understood(line.as_bytes()) {
                 Ok(Some(order)) => {
@@ -200,7 +250,7 @@ mod tests {
             wrong in prop::sample::select(vec![
                 "mode=8", "mode=01000", "mode=", "mode=+7", "mode=u+r", "x", "=", "=1", "x=1", "size=-1",
                 "size=+1", "size=1KK", "size=", "maxmsg= 1", "nsems=0x10", "value=99999999999999999999",
-                "'", "$'", "$'\\x", "\\",
+                "'", "$'", "$'\\x", "\\", "$'\\z'", "\0", "$'\\0'",
             ]),
             first: bool,
         ) {

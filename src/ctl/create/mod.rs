@@ -1,10 +1,13 @@
 //! `create`: makes objects with attributes, one a line.
 //!
-//! [`grammar`] says what a line looks like. The default mode is 0666 without the writer's umask.
+//! [`grammar`] says what a line looks like. What is made is the opener's, whoever writes: a program
+//! of another user's that has inherited the open file (a setuid one's messages, say) makes nothing,
+//! `EPERM`. The default mode is 0666 without the umask that the opener had at the open.
 //!
-//! A write holds whole lines; lines that a larger one cuts (4096 bytes or more, what programs write
-//! at once from their buffers) go on in the next. A line with something wrong makes nothing, the
-//! lines before it are done, and the count written says so.
+//! A line is done when its newline is written, however the writes are cut; the last one needs none
+//! and is done at the close. A line with something wrong makes nothing, the lines before it are
+//! done, and the count written says so. A line that is wrong whatever comes after it is refused
+//! before its end has come, and the rest of it is passed over.
 
 pub mod grammar;
 
@@ -16,10 +19,11 @@ use super::Kinds;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::escape;
+use crate::kind::control::as_opener;
+use crate::proc;
+use crate::quota::Kept;
 use crate::vfs::{Attr, Change, Cx, Handle, How, Io, Object, Opened, Wait};
 
-/// What is shorter than this is written on purpose (`PIPE_BUF`).
-const BUFFER: usize = 4096;
 /// The longest line that is kept until its end comes.
 const LONGEST: usize = 64 * 1024;
 const TOO_LONG: &str = "a line of more than 65536 bytes is too long to be written in pieces";
@@ -50,8 +54,7 @@ impl Object for Create {
         if how.read {
             return Err(Error::because(Errno::EACCES, "this is to be written"));
         }
-        let handle =
-            Open { kinds: Arc::clone(&self.kinds), opener: cx.caller, state: Mutex::default() };
+        let handle = Open::new(Arc::clone(&self.kinds), cx.caller, umask(cx.caller));
         Ok(Opened { handle: Arc::new(handle), io: Io::Direct })
     }
 }
@@ -60,54 +63,137 @@ impl Object for Create {
 struct Open {
     kinds: Kinds,
     opener: Caller,
+    umask: u32,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    /// The beginning of a line that goes on in the next write.
-    begun: Vec<u8>,
+    /// The line that no newline has ended yet.
+    begun: Kept,
+    /// Who has written to it last; they have the opener's ids.
+    writer: Caller,
+    /// The line that is being written has been refused: the rest of it is passed over.
+    refused: bool,
     /// How many lines there have been.
     lines: usize,
 }
 
+impl Open {
+    fn new(kinds: Kinds, opener: Caller, umask: u32) -> Self {
+        let begun = Kept::new(opener.uid);
+        let state = State { begun, writer: opener, refused: false, lines: 0 };
+        Self { kinds, opener, umask, state: Mutex::new(state) }
+    }
+
+    /// Makes what a line asks for.
+    fn make(&self, state: &mut State, caller: Caller, line: &[u8]) -> Result<()> {
+        let number = state.lines + 1;
+        make(&self.kinds, caller, self.umask, line).map_err(|error| at_line(number, &error))?;
+        state.lines = number;
+        Ok(())
+    }
+
+    /// Keeps a line, or more of it, that goes on in the next write, if it can become one.
+    fn begin(&self, state: &mut State, more: &[u8]) -> Result<()> {
+        if state.begun.len() + more.len() > LONGEST {
+            return Err(Error::because(Errno::EINVAL, TOO_LONG));
+        }
+        state.begun.extend(more)?;
+        grammar::may_become(&state.begun, self.kinds.iter().map(|(profile, _)| *profile))
+    }
+
+    /// Makes what the line that has no newline asks for.
+    fn end(&self, state: &mut State) -> Result<()> {
+        if state.begun.is_empty() {
+            return Ok(());
+        }
+        let line = state.begun.to_vec();
+        state.begun.clear();
+        // The limits are those of a process: of one that is there still.
+        let [writer, opener] = [state.writer, self.opener];
+        let there =
+            [writer, opener].into_iter().find(|one| one.pid == 0 || proc::is_there(one.pid));
+        let caller = there.ok_or_else(|| {
+            let reason = "a line without a newline, and whoever has written it is gone";
+            at_line(state.lines + 1, &Error::because(Errno::EPERM, reason))
+        })?;
+        self.make(state, caller, &line)
+    }
+}
+
+/// Whether this is the path of such a file, in whatever mount.
+fn is_one(path: &std::path::Path) -> bool {
+    path.ends_with("ctl/create")
+}
+
 impl Handle for Open {
     fn write(&self, cx: &Cx, _at: u64, data: &[u8], done: &mut usize) -> Result<()> {
+        as_opener(cx.caller, self.opener)?;
         if cx.wait == Wait::Try {
             // There may be thousands of lines.
             return Err(Error::deferred());
         }
         let mut state = self.state.lock();
+        let state = &mut *state;
+        state.writer = cx.caller;
+        if state.refused {
+            let end = data.iter().position(|byte| *byte == b'\n');
+            state.refused = end.is_none();
+            *done = end.map_or(data.len(), |end| end + 1);
+        }
         while *done < data.len() {
             let rest = &data[*done..];
-            let length = rest.iter().position(|byte| *byte == b'\n');
-            if length.is_none() && data.len() >= BUFFER {
-                if state.begun.len() + rest.len() > LONGEST {
+            let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
+                if let Err(error) = self.begin(state, rest) {
+                    // Where something has been made, that is what the writer is told, who then
+                    // comes again with this line.
+                    state.refused = *done == 0;
                     state.begun.clear();
-                    let error = Error::because(Errno::EINVAL, TOO_LONG);
                     return Err(at_line(state.lines + 1, &error));
                 }
-                state.begun.extend_from_slice(rest);
                 *done = data.len();
                 return Ok(());
+            };
+            if state.begun.is_empty() {
+                self.make(state, cx.caller, &rest[..length])?;
+            } else {
+                let line = [&state.begun[..], &rest[..length]].concat();
+                state.begun.clear();
+                self.make(state, cx.caller, &line)?;
             }
-            let mut line = std::mem::take(&mut state.begun);
-            line.extend_from_slice(&rest[..length.unwrap_or(rest.len())]);
-            make(&self.kinds, cx.caller, &line)
-                .map_err(|error| at_line(state.lines + 1, &error))?;
-            state.lines += 1;
-            *done += length.map_or(rest.len(), |length| length + 1);
+            *done += length + 1;
         }
         Ok(())
     }
 
-    fn finish(&self, cx: &Cx) -> Result<()> {
-        if cx.wait == Wait::Try && !self.state.lock().begun.is_empty() {
+    fn flushes(&self) -> bool {
+        true
+    }
+
+    fn flush(&self, cx: &Cx) -> Result<()> {
+        let (begun, writer) = {
+            let state = self.state.lock();
+            (!state.begun.is_empty(), state.writer.pid)
+        };
+        if !begun {
+            return Ok(());
+        }
+        if cx.wait == Wait::Try {
             return Err(Error::deferred());
         }
+        // More of the line may come.
+        if proc::goes_on(writer, cx.caller.pid, is_one) {
+            return Ok(());
+        }
+        self.end(&mut self.state.lock())
+    }
+
+    fn finish(&self, cx: &Cx) -> Result<()> {
         let mut state = self.state.lock();
-        let line = std::mem::take(&mut state.begun);
-        make(&self.kinds, self.opener, &line).map_err(|error| at_line(state.lines + 1, &error))
+        if cx.wait == Wait::Try && !state.begun.is_empty() {
+            return Err(Error::deferred());
+        }
+        self.end(&mut state)
     }
 }
 
@@ -117,12 +203,12 @@ fn at_line(number: usize, error: &Error) -> Error {
 }
 
 /// Makes what a line asks for.
-fn make(kinds: &Kinds, caller: Caller, line: &[u8]) -> Result<()> {
+fn make(kinds: &Kinds, caller: Caller, umask: u32, line: &[u8]) -> Result<()> {
     let Some(order) = grammar::parse(line, kinds.iter().map(|(profile, _)| *profile))? else {
         return Ok(());
     };
     let Some((profile, kind)) = kinds.get(order.kind) else { return fail(Errno::EINVAL) };
-    let mode = order.mode.unwrap_or_else(|| 0o666 & !umask(caller));
+    let mode = order.mode.unwrap_or(0o666 & !umask);
     kind.make(caller, &order.name, mode, &order.attributes).map_err(|error| {
         let (directory, name) = (profile.path, escape::line(&order.name));
         let sentence = error.what().unwrap_or(error.errno().desc());
@@ -130,7 +216,7 @@ fn make(kinds: &Kinds, caller: Caller, line: &[u8]) -> Result<()> {
     })
 }
 
-/// The umask of a process, which a write does not tell (proc(5)); 022 if it is not to be seen.
+/// The umask of a process, which an open does not tell (proc(5)); 022 if it is not to be seen.
 fn umask(caller: Caller) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", caller.pid));
     let status = status.unwrap_or_default();
@@ -180,6 +266,7 @@ mod tests {
     static QUEUES: Profile = Profile {
         path: "mq",
         about: "queues",
+        texts: false,
         children: Children::Stable,
         attributes: &["maxmsg", "msgsize"],
         features: &[],
@@ -191,7 +278,7 @@ mod tests {
     fn open() -> (Arc<Fake>, Open) {
         let fake = Arc::new(Fake::default());
         let kinds: Kinds = Arc::new([(&QUEUES, Arc::clone(&fake) as _)]);
-        (fake, Open { kinds, opener: ME, state: Mutex::default() })
+        (fake, Open::new(kinds, ME, 0o022))
     }
 
     fn write(open: &Open, text: &str) -> (usize, Option<Error>) {
@@ -199,10 +286,13 @@ mod tests {
     }
 
     fn write_bytes(open: &Open, text: &[u8]) -> (usize, Option<Error>) {
-        let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         let mut done = 0;
-        let outcome = open.write(&cx, 0, text, &mut done);
+        let outcome = open.write(&cx(), 0, text, &mut done);
         (done, outcome.err())
+    }
+
+    fn cx() -> Cx {
+        Cx { caller: ME, wait: Wait::Block, nonblock: false }
     }
 
     fn names(fake: &Fake) -> Vec<String> {
@@ -214,6 +304,8 @@ mod tests {
         let (fake, open) = open();
         let text = "mq/jobs maxmsg=5 msgsize=1K mode=0640\n\n# nothing\n  mq/a\\ b\nmq/last";
         assert_eq!(write(&open, text).0, text.len());
+        assert_eq!(names(&fake), ["jobs", "a b"]);
+        open.finish(&cx()).unwrap();
         let objects = fake.0.lock();
         let (jobs, mode, attributes) = &objects[0];
         assert_eq!((jobs.as_str(), *mode), ("jobs", 0o640));
@@ -264,9 +356,8 @@ mod tests {
         }
         let expected: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
         assert_eq!(names(&fake), expected);
-        let cx = Cx { caller: ME, wait: Wait::Block, nonblock: false };
         write(&open, &format!("#{}\nmq/last", "x".repeat(5000)));
-        open.finish(&cx).unwrap();
+        open.finish(&cx()).unwrap();
         assert_eq!(names(&fake).last().unwrap(), "last");
     }
 
@@ -278,8 +369,47 @@ mod tests {
         let (done, error) = write(&open, &" ".repeat(60000));
         assert_eq!((done, error.unwrap().errno()), (0, Errno::EINVAL));
         assert_eq!((names(&fake), open.state.lock().begun.len()), (vec![], 0));
-        assert_eq!(write(&open, "mq/b\n").0, 5);
+        // The rest of it is no line.
+        assert_eq!(write(&open, "mq/rest").0, 7);
+        assert_eq!(write(&open, "\nmq/b\n").0, 6);
         assert_eq!(names(&fake), ["b"]);
+        // Nobody has been told of what follows a line that was made.
+        let (done, error) = write(&open, &format!("mq/c\nmq/d{}", " ".repeat(70_000)));
+        assert_eq!((done, error.unwrap().errno()), (5, Errno::EINVAL));
+        assert_eq!(write(&open, "mq/e\n").0, 5);
+        assert_eq!(names(&fake), ["b", "c", "e"]);
+    }
+
+    #[test]
+    fn only_the_opener_makes_something() {
+        let (fake, open) = open();
+        for caller in [Caller { uid: 1, ..ME }, Caller { gid: 1, ..ME }] {
+            let error = open.write(&Cx { caller, ..cx() }, 0, b"mq/a\n", &mut 0).unwrap_err();
+            assert_eq!(error.errno(), Errno::EPERM);
+        }
+        assert_eq!(names(&fake), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_line_without_a_newline_is_made_at_the_close_and_says_what_is_wrong() {
+        let (fake, open) = open();
+        write(&open, "mq/a\nmq/b mo");
+        assert_eq!(names(&fake), ["a"]);
+        let error = open.finish(&cx()).unwrap_err();
+        assert_eq!(error.errno(), Errno::EINVAL);
+        assert!(error.to_string().contains("line 2: "), "{error}");
+        open.finish(&cx()).unwrap();
+        // What is wrong in any case is said at once.
+        let (done, error) = write(&open, "mq/b mode=8");
+        assert_eq!((done, error.unwrap().errno()), (0, Errno::EINVAL));
+        assert_eq!(write(&open, " maxmsg=1\n").0, 10);
+        open.finish(&cx()).unwrap();
+        // Whoever might have written it is gone, and so are their limits.
+        let gone = Open { opener: Caller { pid: u32::MAX, ..ME }, ..open };
+        gone.state.lock().begun.extend(b"mq/c").unwrap();
+        gone.state.lock().writer.pid = u32::MAX;
+        assert_eq!(gone.finish(&cx()).unwrap_err().errno(), Errno::EPERM);
+        assert_eq!(names(&fake), ["a"]);
     }
 
     proptest! {
@@ -305,26 +435,28 @@ mod tests {
         }
 
         #[test]
-        fn full_buffers_may_cut_the_lines_anywhere(
-            lines in vec((0..3000_usize, any::<bool>()), 1..12), sizes in vec(BUFFER..6000, 1..9),
+        fn writes_may_cut_the_lines_anywhere(
+            lines in vec((0..300_usize, any::<bool>()), 1..12), sizes in vec(1..600_usize, 1..9), ended: bool,
         ) {
-            let mut text = String::new();
+            let mut text = Vec::new();
             let mut expected = Vec::new();
             for (number, (padding, comment)) in lines.iter().enumerate() {
                 let name = if *comment { format!("#mq/{number}") } else { format!("mq/{number}") };
-                text.push_str(&format!("{name} {:padding$}\n", ""));
+                text.push(format!("{name} {:padding$}", ""));
                 expected.extend((!comment).then(|| number.to_string()));
             }
+            let mut text = text.join("\n");
+            text.extend(ended.then_some('\n'));
             let (fake, open) = open();
             let mut rest = text.as_str();
             for size in sizes.into_iter().cycle() {
                 if rest.is_empty() { break; }
                 let (piece, later) = rest.split_at(rest.len().min(size));
                 prop_assert_eq!(write(&open, piece).0, piece.len());
-                // What is written with less is whole lines: only the last piece may be short.
                 rest = later;
             }
-            prop_assert!(open.state.lock().begun.is_empty());
+            prop_assert_eq!(open.state.lock().begun.is_empty(), ended);
+            open.finish(&cx()).unwrap();
             prop_assert_eq!(names(&fake), expected);
         }
     }

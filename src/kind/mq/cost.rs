@@ -1,6 +1,8 @@
 //! What queues cost, which the kernel charges to the user who makes them (getrlimit(2),
 //! `RLIMIT_MSGQUEUE`).
 
+use caps::{CapSet, Capability};
+
 use crate::caller::Caller;
 
 /// What the kernel keeps for each message beside its bytes (ipc/mqueue.c): a `struct msg_msg` and,
@@ -26,6 +28,17 @@ fn parse_limit(text: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// Whether what root makes may be larger than the configuration says, up to what is built in:
+/// `CAP_SYS_RESOURCE` in the first user namespace (ipc/mqueue.c, `mq_attr_ok`).
+pub(super) fn is_unlimited() -> bool {
+    /// The inode number of that namespace (`PROC_USER_INIT_INO`).
+    const FIRST_NAMESPACE: &str = "user:[4026531837]";
+    let namespace = std::fs::read_link("/proc/thread-self/ns/user");
+    let resource = Capability::CAP_SYS_RESOURCE;
+    namespace.is_ok_and(|namespace| namespace.as_os_str() == FIRST_NAMESPACE)
+        && caps::has_cap(None, CapSet::Effective, resource).unwrap_or(false)
+}
+
 /// Why a queue cannot be had: `used` is how many queues of that user there are, and their cost.
 pub(super) fn exceeded(uid: u32, limit: u64, cost: u64, used: (usize, u64)) -> String {
     let (count, used) = used;
@@ -35,7 +48,7 @@ pub(super) fn exceeded(uid: u32, limit: u64, cost: u64, used: (usize, u64)) -> S
     } else {
         ""
     };
-    let (limit, cost, used) = (thousands(limit), thousands(cost), thousands(used));
+    let (cost, used) = (thousands(cost), thousands(used));
     format!(
         "RLIMIT_MSGQUEUE of uid {uid} is {limit} bytes; this queue needs {cost}; {queues} \
          {used}{elsewhere}"
@@ -78,7 +91,7 @@ mod tests {
     #[test]
     fn the_sentence_has_all_numbers() {
         let sentence = exceeded(1000, 819_200, 82_880, (9, 745_920));
-        let expected = "RLIMIT_MSGQUEUE of uid 1000 is 819,200 bytes; this queue needs 82,880; \
+        let expected = "RLIMIT_MSGQUEUE of uid 1000 is 819200 bytes; this queue needs 82,880; \
                         9 queues use 745,920";
         assert_eq!(sentence, expected);
         assert!(exceeded(0, 819_200, 82_880, (1, 82_880)).contains("1 queue uses 82,880, and"));

@@ -18,7 +18,7 @@ mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
@@ -28,6 +28,7 @@ use super::drain::{Drain, NotEmpty};
 use super::fsdir::{self, FsDir};
 use super::lines::{LinesFile, Tags};
 use super::message::{MessageFile, Messages, check_length};
+use super::rights::Rights;
 use super::{Attributes, Feature, Kind, Limit, Options, Profile, shared_mode, sysctl};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
@@ -41,6 +42,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "mq",
     about: "POSIX message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["maxmsg", "msgsize"],
     features: &[Feature {
@@ -115,6 +117,30 @@ impl Kind for Queues {
     }
 }
 
+/// Whether queues of the size that the mount options say can be made: by a daemon that may pass the
+/// configured limits, up to the built-in ones (`mq_overview(7)`).
+pub(super) fn check(options: &Options) -> Result<()> {
+    let resource = caps::Capability::CAP_SYS_RESOURCE;
+    let raised = caps::has_cap(None, caps::CapSet::Effective, resource).unwrap_or(false);
+    for (name, value, file, built_in) in [
+        ("mq_maxmsg", options.mq_maxmsg, "msg_max", 65_536),
+        ("mq_msgsize", options.mq_msgsize, "msgsize_max", 16_777_216),
+    ] {
+        let Some(value) = value else { continue };
+        let most = if raised { built_in } else { sys::default(file).unwrap_or(built_in) };
+        if value > most {
+            let how = match raised {
+                true => "which is the kernel's own limit".into(),
+                false => format!("or have it raised: sysctl fs.mqueue.{file}=N"),
+            };
+            let sentence =
+                format!("mount option {name}: {value} is too much; give {most} at most, {how}");
+            return Err(Error::because(Errno::EINVAL, sentence));
+        }
+    }
+    Ok(())
+}
+
 /// What the caller may spend on queues; `None` for all they like.
 fn limit(caller: Caller) -> Option<u64> {
     // Root's queues are made by the daemon itself.
@@ -166,7 +192,7 @@ impl Queues {
             (Errno::EOVERFLOW, None) => return fsdir::explain_unmapped(error, caller),
             (Errno::EINVAL | Errno::EOVERFLOW, Some((maxmsg, msgsize))) => {
                 let (mut msg_max, mut msgsize_max) = (most("msg_max"), most("msgsize_max"));
-                if caller.uid == 0 {
+                if caller.uid == 0 && cost::is_unlimited() {
                     // Root may go beyond, up to what is built in.
                     msg_max = msg_max.max(HARD_MSGMAX);
                     msgsize_max = msgsize_max.max(HARD_MSGSIZEMAX);
@@ -305,7 +331,10 @@ impl Object for Queue {
     fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard()?,
+            Some(0) => {
+                Rights::from(&Object::attr(self)?).check_taking(cx.caller)?;
+                self.discard()?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,
@@ -423,6 +452,11 @@ const PRIORITY_MAX: i64 = 32767;
 
 static TAGS: Tags = Tags { name: "priority", valid: 0..=PRIORITY_MAX, default: 0 };
 
+/// How long what is left at a close waits for room before it looks whether the queue is there
+/// still, and how often it does so again when it is not.
+const A_WAIT: Duration = Duration::from_secs(1);
+const REMOVED_WAITS: u32 = 3;
+
 /// An open queue, blocking; `Wait::Try` is a wait that is over already.
 struct Descriptor {
     fd: OwnedFd,
@@ -461,6 +495,27 @@ impl Messages for Descriptor {
             Errno::EMSGSIZE => self.too_long(data.len()),
             errno => errno.into(),
         })
+    }
+
+    fn send_left(&self, cx: &Cx, tag: i64, data: &[u8]) -> Result<()> {
+        if cx.wait == Wait::Try {
+            return self.send(cx, tag, data);
+        }
+        // A removed queue stays as long as somebody has it open, who may read it still; nobody says
+        // who has. Whoever does takes a message now and then.
+        let mut left = REMOVED_WAITS;
+        loop {
+            match sys::send_within(self.fd.as_fd(), tag as u32, data, A_WAIT) {
+                Err(Errno::ETIMEDOUT) if nix::sys::stat::fstat(&self.fd)?.st_nlink > 0 => {}
+                Err(Errno::ETIMEDOUT) if left > 0 => left -= 1,
+                Err(Errno::ETIMEDOUT) => {
+                    let reason = "the queue was full, has been removed, and nobody reads it";
+                    return Err(Error::because(Errno::EIDRM, reason));
+                }
+                Err(Errno::EMSGSIZE) => return Err(self.too_long(data.len())),
+                done => return Ok(done?),
+            }
+        }
     }
 
     fn receive(&self, cx: &Cx, message: &mut Vec<u8>) -> Result<i64> {

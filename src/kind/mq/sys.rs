@@ -1,6 +1,7 @@
 //! The system calls; the C library's `mq_open` wants a name with a slash, the kernel's none.
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Errno, Result as Outcome};
 use crate::vfs::Wait;
@@ -102,18 +103,38 @@ pub(super) fn send(
     data: &[u8],
     wait: Wait,
 ) -> Result<(), Errno> {
-    // SAFETY: the pointer and length are the slice's, the time is static or null.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_mq_timedsend,
-            queue.as_raw_fd(),
-            data.as_ptr(),
-            data.len(),
-            priority,
-            deadline(wait),
-        )
+    send_until(queue, priority, data, deadline(wait)).map_err(expired)
+}
+
+/// The same, waiting for so long at most: `ETIMEDOUT`.
+pub(super) fn send_within(
+    queue: BorrowedFd<'_>,
+    priority: u32,
+    data: &[u8],
+    patience: Duration,
+) -> Result<(), Errno> {
+    let until = SystemTime::now() + patience;
+    let since = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let until = libc::timespec {
+        tv_sec: libc::time_t::try_from(since.as_secs()).unwrap_or(0),
+        tv_nsec: since.subsec_nanos().into(),
     };
-    Errno::result(done).map(drop).map_err(expired)
+    send_until(queue, priority, data, &raw const until)
+}
+
+/// `until` is null, or points to a time.
+fn send_until(
+    queue: BorrowedFd<'_>,
+    priority: u32,
+    data: &[u8],
+    until: *const libc::timespec,
+) -> Result<(), Errno> {
+    let (fd, length) = (queue.as_raw_fd(), data.len());
+    // SAFETY: the pointer and length are the slice's; the time is the caller's, who keeps it.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mq_timedsend, fd, data.as_ptr(), length, priority, until)
+    };
+    Errno::result(done).map(drop)
 }
 
 /// `mq_timedreceive(3)` with `room` for the message; returns the priority.

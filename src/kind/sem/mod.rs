@@ -8,7 +8,7 @@
 //! | `write` of `-N` | takes N (`sem_wait(3)`), all at once, waiting until so many are there |
 //! | `rename` | within the directory |
 //! | `truncate` | `EINVAL` |
-//! | size | 0: the text is made when it is read, as in /proc |
+//! | size | 4096: the text is made when it is read, as in /sys |
 //!
 //! A new semaphore has the value 0 (`ctl/create`: `value=`). Those who wait for several are served
 //! in their order; `-N` waits as long as it takes even while others come and take single ones.
@@ -40,22 +40,23 @@ use super::control::{self, Access, Control, ControlDir, Serve};
 use super::fsdir::{self, FsDir};
 use super::hold::{self, Holds, Lock};
 use super::shared::Shared;
-use super::tickets::Tickets;
 use super::value_text::ValueText;
 use super::{Attributes, Kind, Limit, Options, Profile, shared_directory};
 use crate::block;
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::status::Fields;
+use crate::tickets::Tickets;
 use crate::vfs::{
     Attr, Change, Children, Cx, Dir, DirEntry, FileType, Handle, How, Io, Item, Object, ObjectId,
-    Opened, Traces, Wait, Waits,
+    Opened, TEXT_SIZE, Traces, Wait, Waits,
 };
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
     path: "sem",
     about: "POSIX named semaphores",
+    texts: true,
     children: Children::PerWriter,
     attributes: &["value"],
     features: &[],
@@ -123,6 +124,11 @@ fn check_size(attr: &Attr) -> Result<()> {
     ))
 }
 
+/// Why it cannot be truncated.
+fn no_length() -> Error {
+    Error::because(Errno::EINVAL, "a semaphore has no length; write 0 to it to set it to 0")
+}
+
 impl Kind for Semaphores {
     fn limits(&self, _caller: Caller) -> Vec<Limit> {
         vec![Limit::each("sem_value", u64::from(grammar::VALUE_MAX), "")]
@@ -164,7 +170,7 @@ impl Dir for Semaphores {
 
     fn find(&self, name: &[u8]) -> Result<Attr> {
         let attr = self.dir.find(&file_name(name)?, FileType::Regular)?;
-        Ok(Attr { size: 0, blocks: 0, ..attr })
+        Ok(as_text(attr))
     }
 
     fn item(self: Arc<Self>, name: &[u8], attr: &Attr) -> Result<Item> {
@@ -244,10 +250,7 @@ impl Object for Semaphore {
 
     fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         if change.size.is_some() {
-            return Err(Error::because(
-                Errno::EINVAL,
-                "a semaphore has no length; write 0 to it to set it to 0",
-            ));
+            return Err(no_length());
         }
         self.kind.dir.change(cx.caller, &file_name(&self.name)?, self.ident, change)
     }
@@ -334,6 +337,11 @@ const CONTROLS: &[Control<Semaphore>] = &[
         }),
     },
 ];
+
+/// The file's attributes as those of the text that is read through the mount.
+fn as_text(attr: Attr) -> Attr {
+    Attr { size: TEXT_SIZE, blocks: TEXT_SIZE / 512, ..attr }
+}
 
 /// A semaphore whose memory is mapped: one for all who use it, so that they have one queue.
 struct Live {
@@ -447,11 +455,11 @@ impl Handle for OpenSemaphore {
             return None;
         }
         let stat = nix::sys::stat::fstat(self.source.as_fd());
-        Some(stat.map_err(Into::into).map(|stat| Attr { size: 0, blocks: 0, ..fsdir::attr(&stat) }))
+        Some(stat.map_err(Into::into).map(|stat| as_text(fsdir::attr(&stat))))
     }
 
     fn truncate(&self, _cx: &Cx, _size: u64) -> Option<Result<()>> {
-        self.patient.then(|| fail(Errno::EINVAL))
+        self.patient.then(|| Err(no_length()))
     }
 
     fn change(&self, caller: Caller, change: &Change) -> Option<Result<()>> {

@@ -161,7 +161,10 @@ impl Word {
     pub fn post(&self, count: u32) -> Result<()> {
         let old = self.update(|word, value| {
             if value > VALUE_MAX - count {
-                return fail(Errno::EOVERFLOW);
+                let reason = format!(
+                    "{value} and {count} more are over {VALUE_MAX}, the largest value of a semaphore"
+                );
+                return Err(Error::because(Errno::EOVERFLOW, reason));
             }
             Ok(Some(word + u64::from(count)))
         })?;

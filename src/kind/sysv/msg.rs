@@ -26,6 +26,7 @@ use crate::kind::drain::{Drain, NotEmpty};
 use crate::kind::gather::Batch;
 use crate::kind::lines::{LinesFile, Tags};
 use crate::kind::message::MessageFile;
+use crate::kind::rights::Rights;
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::status::Fields;
 use crate::vfs::{
@@ -36,6 +37,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/msg",
     about: "System V message queues",
+    texts: false,
     children: Children::PerWriter,
     attributes: &["qbytes"],
     features: &[Feature {
@@ -220,7 +222,10 @@ impl Object for Queue {
     fn change(&self, cx: &Cx, change: &Change) -> Result<()> {
         match change.size {
             None => {}
-            Some(0) => self.discard(cx)?,
+            Some(0) => {
+                Rights::from(&sys::stat(self.id)?.msg_perm).check_taking(cx.caller)?;
+                self.discard(cx)?;
+            }
             Some(size) => {
                 return Err(Error::because(
                     Errno::EINVAL,

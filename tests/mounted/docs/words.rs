@@ -120,7 +120,7 @@ fn mount_options_are_the_same_on_the_command_line_and_wherever_they_are_listed()
             Err(sentence) => assert!(takes_value && sentence.contains(&format!("\"{option}\""))),
         }
         if takes_value {
-            let wrong = MountOptions::parse(&format!("{option}="));
+            let wrong = MountOptions::parse(format!("{option}="));
             assert!(wrong.unwrap_err().contains(option.as_str()), "{option}");
         }
     }
@@ -167,7 +167,7 @@ fn the_files_of_ctl_are_the_same_in_the_tree_and_wherever_they_are_listed() {
     let items = items.flat_map(|item| {
         item.split("Pa ").skip(1).map(|word| word.split([' ', ',']).next().unwrap())
     });
-    let manual: Words = items.map(control_name).collect();
+    let manual: Words = items.map(control_name).filter(|name| name != "README").collect();
     assert_eq!(manual, files, "ipcfs(5) and the tree");
 
     let page = world.run("cat ctl/README");
@@ -206,6 +206,82 @@ fn the_files_of_ctl_are_the_same_in_the_tree_and_wherever_they_are_listed() {
             );
         }
     }
+}
+
+/// What the items of a section of ipcfs(5) are about, all macros left out.
+fn items(manual: &str, section: &str) -> Words {
+    let text = manual.split(&format!("{section}\n")).nth(1).unwrap_or_else(|| panic!("{section}"));
+    let text = text.split("\n.Ss ").next().unwrap().split("\n.Sh ").next().unwrap();
+    let words = text.lines().filter_map(|line| line.strip_prefix(".It "));
+    words.flat_map(str::split_whitespace).map(|word| word.trim_end_matches('=').into()).collect()
+}
+
+/// Everything of `needed` that the section lacks.
+fn lacking(manual: &str, section: &str, needed: impl IntoIterator<Item = String>) -> Words {
+    let items = items(manual, section);
+    needed.into_iter().filter(|word| !items.contains(word)).collect()
+}
+
+#[test]
+fn the_manual_page_of_the_tree_has_all_attributes_fields_limits_and_samples() {
+    let world = World::new();
+    control_files(&world);
+    let manual = read("docs/man/ipcfs.5");
+    let none = Words::new();
+    let words = |script: &str| -> Vec<String> {
+        let words: Vec<_> = world.run(script).split_whitespace().map(str::to_owned).collect();
+        assert!(!words.is_empty(), "{script}");
+        words
+    };
+    let attributes = KINDS.iter().flat_map(|kind| kind.attributes).map(|name| (*name).into());
+    let attributes = attributes.chain(["mode".into()]);
+    assert_eq!(lacking(&manual, ".Ss What create takes", attributes), none);
+    let fields = words("cat ctl/*/*/status ctl/sysv/*/*/status | cut -d= -f1");
+    assert_eq!(lacking(&manual, ".Ss Fields of status", fields), none);
+    world.run("[ -z \"$(cut -d= -f1 ctl/limits | sort | uniq -d)\" ]");
+    let limits = words("sed 's/=.*//; s/_max$//' ctl/limits");
+    assert_eq!(lacking(&manual, ".Ss Fields of limits", limits), none);
+    let columns = words("head -n 1 ctl/summary");
+    assert_eq!(lacking(&manual, ".Ss Columns of summary", columns), none);
+    let keys = words("jq -r '.[]|keys[]' ctl/summary.json");
+    for key in keys {
+        let section = manual.split(".Ss Columns of summary\n").nth(1).unwrap();
+        assert!(section.split(".Ss ").next().unwrap().contains(&key), "{key}");
+    }
+    let samples = words("sed -n 's/^# TYPE \\([^ ]*\\).*/\\1/p' ctl/metrics");
+    assert_eq!(lacking(&manual, ".Ss Samples of metrics", samples), none);
+}
+
+/// The Rust sources below a directory, without their tests.
+fn sources(directory: &std::path::Path, into: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else {
+            let text = std::fs::read_to_string(&path).unwrap();
+            into.push_str(text.split("#[cfg(test)]").next().unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_manual_page_of_the_tree_has_all_errors() {
+    let mut code = String::new();
+    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+    let code: String = code.split_whitespace().collect();
+    let errno = |rest: &str| {
+        rest.split(|end: char| !end.is_ascii_uppercase() && !end.is_ascii_digit())
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let given = ["fail(Errno::", "because(Errno::", "fuser::Errno::"];
+    let given: Words =
+        given.iter().flat_map(|before| code.split(before).skip(1)).map(errno).collect();
+    // What others make of them: `ENOSYS` is `EOPNOTSUPP` to the caller.
+    let given = given.into_iter().filter(|name| name.len() > 2 && name != "ENOSYS");
+    assert_eq!(lacking(&read("docs/man/ipcfs.5"), ".Sh ERROR NUMBERS", given), Words::new());
 }
 
 #[test]

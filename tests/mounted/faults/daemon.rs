@@ -86,7 +86,72 @@ fn forced_unmounting_ends_the_waiting_and_the_daemon() {
     let errors = reader.errors();
     assert!(errors.contains("Software caused connection abort"), "{errors}");
     assert!(daemon.wait().success());
-    world.run("cd /; umount -l $M 2> /dev/null; ! mountpoint -q $M");
+    eventually("the guard has unmounted it", || !is_in_the_table(&world));
+}
+
+fn is_in_the_table(world: &World) -> bool {
+    world.attempt("cd /; grep -q \" $M \" /proc/self/mountinfo").status.success()
+}
+
+#[test]
+fn a_killed_daemons_mount_goes_wherever_it_has_got_to() {
+    let mut world = World::new();
+    // Under another one: it goes when that does.
+    let mut lower = world.take_daemon();
+    world.mount(&[]);
+    lower.signal(libc::SIGKILL);
+    lower.wait();
+    world.run("echo still > mq/q; cat mq/q");
+    let mut upper = world.take_daemon();
+    world.run("cd /; umount $M");
+    assert!(upper.wait().success());
+    eventually("the lower one is unmounted", || !is_in_the_table(&world));
+    // Moved elsewhere, and bound; another at its old place stays.
+    world.mount(&[]);
+    let mut moved = world.take_daemon();
+    world.run(
+        "cd /; mkdir $SCRATCH/there $SCRATCH/bound; mount --move $M $SCRATCH/there
+         mount --bind $SCRATCH/there/mq $SCRATCH/bound",
+    );
+    world.mount(&[]);
+    moved.signal(libc::SIGKILL);
+    moved.wait();
+    eventually("one is left", || {
+        world.run("cd /; grep -c $SCRATCH/ /proc/self/mountinfo; true") == "1\n"
+    });
+    world.run("ls mq/q");
+}
+
+#[test]
+fn mounting_again_at_once_leaves_one_mount_however_the_last_one_ended() {
+    let world = World::unmounted();
+    world.run(&format!(
+        "cd /; for i in {{0..15}}; do
+             {BINARY} $M 2> /dev/null || exit
+             case $((i % 4)) in
+             0) kill -9 $(pgrep -of '^{BINARY} '$M) ;;
+             1) umount $M ;;
+             2) exec 9< $M/README; umount -l $M; exec 9<&- ;;
+             3) exec 9< $M/README; ! umount -f $M 2> /dev/null || exit; exec 9<&- ;;
+             esac
+         done
+         {BINARY} $M && ls $M/mq && grep -q \" $M \" /proc/self/mountinfo
+         umount $M"
+    ));
+    eventually("nothing is left", || {
+        !is_in_the_table(&world)
+            && !world.attempt(&format!("pgrep -f '^{BINARY} '$M")).status.success()
+    });
+}
+
+#[test]
+fn the_guard_reaches_a_mount_below_a_directory_that_is_closed_to_root() {
+    let world = World::unmounted();
+    world.run(&format!(
+        "cd /; mkdir -m 700 $SCRATCH/home; mkdir $SCRATCH/home/ipc; chown -R 4242 $SCRATCH/home
+         {BINARY} $SCRATCH/home/ipc; kill -9 $(pgrep -of '^{BINARY} '$SCRATCH)
+         while grep -q $SCRATCH/home /proc/self/mountinfo; do :; done"
+    ));
 }
 
 /// Ten who wait for something, in each way that there is.

@@ -91,6 +91,6 @@ fn the_limit_on_what_queues_may_use_is_that_of_the_c_call() {
     assert!(mounted.contains("Too many open files"), "{mounted}");
     let line = world.run("tail -n1 ctl/errors");
     let sentence =
-        "RLIMIT_MSGQUEUE of uid 41005 is 3,000 bytes; this queue needs 1,960; 1 queue uses 1,960";
+        "RLIMIT_MSGQUEUE of uid 41005 is 3000 bytes; this queue needs 1,960; 1 queue uses 1,960";
     assert!(line.contains("EMFILE") && line.contains(sentence), "{line}");
 }

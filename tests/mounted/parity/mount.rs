@@ -49,6 +49,7 @@ impl Mounted {
         for (attribute, value) in attributes {
             line.push_str(&format!(" {attribute}={value}"));
         }
+        line.push('\n');
         write(&files::open(&self.root.join("ctl/create"), libc::O_WRONLY, 0)?, &line)
     }
 

@@ -7,7 +7,7 @@
 //! | `write` of `= 1 0 3` | sets all values (`SETALL`) |
 //! | `write` of `2 = 5` | sets one (`SETVAL`) |
 //! | `truncate` | `EINVAL` |
-//! | size | 0: the text is made when it is read, as in /proc |
+//! | size | 4096: the text is made when it is read, as in /sys |
 //! | times | last `semop`, last change |
 //!
 //! A new set has one semaphore with the value 0 (`ctl/create`: `nsems=`).
@@ -40,13 +40,15 @@ use crate::kind::value_text::ValueText;
 use crate::kind::{Attributes, Limit, Options, Profile, sysctls};
 use crate::status::Fields;
 use crate::vfs::{
-    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, Traces, Wait, Waits,
+    Attr, Change, Children, Cx, Dir, Handle, How, Io, Object, ObjectId, Opened, TEXT_SIZE, Traces,
+    Wait, Waits,
 };
 
 /// The kind's profile.
 pub const PROFILE: Profile = Profile {
     path: "sysv/sem",
     about: "System V semaphore sets",
+    texts: true,
     children: Children::PerWriter,
     attributes: &["nsems"],
     features: &[],
@@ -197,7 +199,7 @@ impl Family for Sets {
     fn attr(&self, id: i32) -> Result<Attr> {
         let set = sys::stat(id)?;
         let times = Times { read: set.sem_otime, write: set.sem_otime, change: set.sem_ctime };
-        Ok(perm_attr(&set.sem_perm, id, 0, times))
+        Ok(perm_attr(&set.sem_perm, id, TEXT_SIZE, times))
     }
 
     fn make(&self, _caller: Caller, key: i32, mode: u32, attributes: &Attributes) -> Result<()> {

@@ -44,11 +44,11 @@ use parking_lot::Mutex;
 use self::births::Births;
 use self::fresh::{Birth, FreshFile, no_room};
 use super::actors::Actors;
-use super::rights::{self, Rights};
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result, fail};
 use crate::kind::control::{self, Access, Control, ControlDir, Serve};
+use crate::kind::rights::{self, Rights};
 use crate::kind::{Attributes, Feature, Limit, Options, Profile, sysctl};
 use crate::memory::{HEAVY, free_later};
 use crate::quota::{Quota, Share};
@@ -61,6 +61,7 @@ use crate::vfs::{
 pub const PROFILE: Profile = Profile {
     path: "sysv/shm",
     about: "System V shared memory segments",
+    texts: false,
     // A mapping hangs on the inode, and the backing file's id as well.
     children: Children::Stable,
     attributes: &["size"],

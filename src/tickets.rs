@@ -3,7 +3,11 @@
 //! The kernel's own queues serve whoever asks at the right moment. Where the order matters, one
 //! worker at a time, the first of the queue, waits in the kernel; the others wait here for their
 //! turn. A signal ends that wait as it ends a system call.
+//!
+//! A place is taken by the request loop, in which requests come in their order, and goes along to the
+//! worker ([`Error::in_turn`](crate::error::Error::in_turn), [`block::place`]): workers begin in any.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,13 +21,13 @@ const WAITING: u32 = 0;
 const FIRST: u32 = 1;
 
 /// The queue.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tickets {
-    waiting: Mutex<VecDeque<Arc<AtomicU32>>>,
+    waiting: Arc<Mutex<VecDeque<Arc<AtomicU32>>>>,
 }
 
 impl Tickets {
-    /// Whether nobody waits.
+    /// Whether nobody has a place.
     pub fn is_empty(&self) -> bool {
         self.waiting.lock().is_empty()
     }
@@ -34,22 +38,34 @@ impl Tickets {
     }
 
     /// Takes the last place.
-    pub fn draw(&self) -> Ticket<'_> {
+    pub fn draw(&self) -> Ticket {
         let mut waiting = self.waiting.lock();
         let state = if waiting.is_empty() { FIRST } else { WAITING };
         let turn = Arc::new(AtomicU32::new(state));
         waiting.push_back(Arc::clone(&turn));
-        Ticket { queue: self, turn }
+        Ticket { queue: self.clone(), turn, kept: None }
     }
 }
 
 /// A place in the queue, which is left when this is dropped.
-pub struct Ticket<'a> {
-    queue: &'a Tickets,
+#[derive(Debug)]
+pub struct Ticket {
+    queue: Tickets,
     turn: Arc<AtomicU32>,
+    /// What the queue belongs to.
+    #[allow(dead_code)] // It is kept.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-impl Ticket<'_> {
+impl Ticket {
+    /// The same, which keeps what its queue belongs to as long as it lives, so that whoever comes next
+    /// finds that queue.
+    #[must_use]
+    pub fn keeping(mut self, kept: Arc<dyn Any + Send + Sync>) -> Self {
+        self.kept = Some(kept);
+        self
+    }
+
     /// Waits until this is the first; `EINTR` if the request is cancelled.
     pub fn wait(&self) -> Result<()> {
         while self.turn.load(Ordering::SeqCst) == WAITING {
@@ -61,7 +77,7 @@ impl Ticket<'_> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for Ticket {
     fn drop(&mut self) {
         let mut waiting = self.queue.waiting.lock();
         waiting.retain(|turn| !Arc::ptr_eq(turn, &self.turn));

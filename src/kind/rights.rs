@@ -4,11 +4,13 @@
 //! creator's group its group. A file has one owner and one group. Once an object has been given
 //! away, a creator to whose class the mode gives less than to others is refused in C, and must not
 //! come in by the mount. (What the mode gives to creators beyond, the mount does not give them.)
-//! And `shmat(2)` attaches nothing for writing alone.
+//! And `shmat(2)` attaches nothing for writing alone, nor do `msgrcv(2)` and `mq_receive(3)`, by which a
+//! truncation discards messages, take any from who may not read.
 
 use crate::caller::Caller;
 use crate::error::{Errno, Error, Result};
 use crate::proc;
+use crate::vfs::Attr;
 
 /// Permission bits of one class.
 const READ: u32 = 4;
@@ -38,7 +40,21 @@ impl From<&libc::ipc_perm> for Rights {
     }
 }
 
+impl From<&Attr> for Rights {
+    /// The rights to an object that has no creator besides its owner.
+    fn from(attr: &Attr) -> Self {
+        let owner = (attr.uid, attr.gid);
+        Self { mode: attr.mode & 0o777, owner, creator: owner }
+    }
+}
+
 impl Rights {
+    /// Fails with `EACCES` if a caller who may write may not read as well: what takes messages, the
+    /// C calls permit to readers alone.
+    pub(super) fn check_taking(self, caller: Caller) -> Result<()> {
+        self.check(caller, WRITE, READ | WRITE)
+    }
+
     /// Fails with `EACCES` if `ipcperms` does not give `needed` to the caller, `checked` being what
     /// the kernel has checked already, as for any file.
     pub(super) fn check(self, caller: Caller, checked: u32, needed: u32) -> Result<()> {
@@ -49,7 +65,7 @@ impl Rights {
         }
         let (mode, (uid, gid)) = (self.mode, self.creator);
         let sentence = if kept {
-            format!("its mode is {mode:04o}, and shmat(2) attaches nothing for writing alone")
+            format!("its mode is {mode:04o}, and who may not read it may not do this")
         } else {
             format!(
                 "its mode is {mode:04o}; its creator (uid {uid}) and their group (gid {gid}) count \
