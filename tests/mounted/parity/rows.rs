@@ -16,7 +16,7 @@ mod why {
         "unlink(2) says EPERM in a sticky directory; the C library makes EACCES of it";
     pub const SIZE: &str =
         "the size is what the object holds, not that of the kernel's or libc's record";
-    pub const TEXT: &str =
+    pub const PAGE: &str =
         "what is a text made when it is read shows the size of a page, as in /sys";
     pub const NO_FILE: &str = "there is no such file: a name that cannot be is not found";
     pub const FILE: &str =

@@ -291,7 +291,7 @@ fn sem() -> Vec<Row> {
         same(Sem, "chgrp by the owner to a foreign group", &[By(S), Make(0o600), Chown(KEEP, 41_002)],
             "ok EPERM; 0600,41004:41004 0"),
         differs(Sem, "stat", &[Make(0o600), Stat],
-            "ok 0600,0:0,32; 0600,0:0 0", "ok 0600,0:0,4096; 0600,0:0 0", why::TEXT),
+            "ok 0600,0:0,32; 0600,0:0 0", "ok 0600,0:0,4096; 0600,0:0 0", why::PAGE),
         same(Sem, "rename",
             &[MakeWith(&[("value", 3)]), Rename("other"), Named(b"other"), Open(RW), Value],
             "ok ok ok 3; 0600,0:0 3"),

@@ -172,7 +172,7 @@ fn set() -> Vec<Row> {
         differs(Set, "IPC_SET: owner, by the owner", &[By(A), Make(0o600), Chown(41_002, KEEP)],
             "ok ok; 0600,41002:41001 [0]", "ok EPERM; 0600,41001:41001 [0]", why::OWNER),
         differs(Set, "IPC_STAT", &[Make(0o600), Stat], "ok 0600,0:0,0; 0600,0:0 [0]",
-            "ok 0600,0:0,4096; 0600,0:0 [0]", why::TEXT),
+            "ok 0600,0:0,4096; 0600,0:0 [0]", why::PAGE),
         differs(Set, "IPC_STAT without the right to read", &[Make(0o600), By(A), Stat],
             "ok EACCES; 0600,0:0 [0]", "ok 0600,0:0,4096; 0600,0:0 [0]", why::SEEN),
         differs(Set, "IPC_PRIVATE", &[Named(b"0"), Make(0o600)],
