@@ -142,6 +142,7 @@ print(ends(fd), ends(other), os.stat('sysv/shm/3').st_size, os.read(other, 10))
 os.ftruncate(other, 100)
 print(ends(fd), ends(other), len(os.pread(fd, 200, 0)))
 os.ftruncate(fd, 100)
+print(open('ctl/sysv/shm/3/users').read().split()[0] == str(os.getpid()))
 os.close(os.open('sysv/shm/4', os.O_RDWR | os.O_CREAT))
 print(os.stat('sysv/shm/4').st_size)
 fd = os.open('sysv/shm/5', os.O_RDWR | os.O_CREAT)
@@ -150,7 +151,7 @@ for use in (os.fstat, lambda fd: os.ftruncate(fd, 9), lambda fd: os.write(fd, b'
             lambda fd: os.read(fd, 1), lambda fd: os.fchmod(fd, 0o600)):
     try: use(fd)
     except OSError as error: print(error.errno, end=' ')";
-    let expected = "(0, 0) (0, 0) 0 b''\n(100, 100) (100, 100) 100\n4096\n43 43 43 43 43 ";
+    let expected = "(0, 0) (0, 0) 0 b''\n(100, 100) (100, 100) 100\nTrue\n4096\n43 43 43 43 43 ";
     assert_eq!(world.python(script), expected);
 }
 
@@ -360,6 +361,19 @@ fn only_an_open_file_counts_as_an_attachment() {
     let pid = shown.lines().next().unwrap();
     assert_eq!(shown.lines().nth(1).unwrap(), format!("{pid} 2"));
     world.run("jq -e '.nattch == 0 and .mode == \"0644\"' < ctl/sysv/shm/99/status.json");
+}
+
+#[test]
+fn one_whose_making_thread_has_ended_belongs_to_a_process_that_lives() {
+    let world = World::new();
+    let script = "import os, threading
+def make():
+    fd = os.open('sysv/shm/1', os.O_RDWR | os.O_CREAT); os.ftruncate(fd, 100); os.close(fd)
+thread = threading.Thread(target=make); thread.start(); thread.join()
+print(open('ctl/orphans').read() == '')
+print('cpid=%d' % os.getpid() in open('ctl/sysv/shm/1/status').read())";
+    assert_eq!(world.python(script), "True\nTrue\n");
+    assert_eq!(world.run("cat ctl/orphans"), "sysv/shm/0x00000001\n");
 }
 
 #[test]

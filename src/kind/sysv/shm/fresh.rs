@@ -183,7 +183,8 @@ impl Birth {
         length.of(segment)
     }
 
-    fn id(&self) -> i32 {
+    /// Its identifier now.
+    pub(super) fn id(&self) -> i32 {
         self.shown.lock().id
     }
 
@@ -281,8 +282,8 @@ impl Birth {
         let segment = self.segment()?;
         if !is_untouched(&segment, 0) {
             let sentence = format!(
-                "somebody has attached the segment before all of it was there: it keeps the first {} \
-                 bytes; `truncate -s` makes it as long as it is to be",
+                "somebody has attached the segment, or given it away, before all of it was there: it \
+                 keeps its {} bytes; `truncate -s` makes it as long as it is to be",
                 segment.shm_segsz
             );
             return Err(Error::because(Errno::ENOSPC, sentence));

@@ -33,15 +33,16 @@ mod fresh;
 mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::Whence;
+use parking_lot::Mutex;
 
 use self::births::Births;
-use self::fresh::{FreshFile, no_room};
+use self::fresh::{Birth, FreshFile, no_room};
 use super::actors::Actors;
 use super::{Family, Objects, Times, change_perm, perm_attr, perm_status};
 use crate::caller::Caller;
@@ -167,7 +168,7 @@ impl Family for Segments {
     }
 
     fn object(self: Arc<Self>, id: i32) -> Arc<dyn Object> {
-        Arc::new(Segment { kind: self, id })
+        Arc::new(Segment { kind: self, id, birth: Mutex::default() })
     }
 }
 
@@ -190,6 +191,8 @@ fn removed(errno: Errno) -> Error {
 struct Segment {
     kind: Arc<Segments>,
     id: i32,
+    /// That which open files of it take part in.
+    birth: Mutex<Weak<Birth>>,
 }
 
 /// Refuses what the kernel has no way of doing.
@@ -222,7 +225,8 @@ fn change_segment(caller: Caller, id: i32, change: &Change) -> Result<()> {
 impl Segment {
     /// The identifier, or that of the segment which has been made in its place with another size.
     fn now(&self) -> i32 {
-        self.kind.births.now(self.id)
+        let birth = self.birth.lock().upgrade();
+        birth.map_or_else(|| self.kind.births.now(self.id), |birth| birth.id())
     }
 
     /// Opens the segment that has this identifier.
@@ -231,6 +235,7 @@ impl Segment {
         let attr = Attr { ident: self.id as u64, ..self.kind.attr(id).map_err(gone)? };
         how.verify(&attr)?;
         if let Some(birth) = self.kind.births.join(&self.kind, id, how.created) {
+            *self.birth.lock() = Arc::downgrade(&birth);
             let fresh = FreshFile::new(birth, how);
             return Ok(Opened { handle: Arc::new(fresh), io: Io::Direct });
         }
@@ -281,23 +286,25 @@ impl Object for Segment {
     }
 
     fn id(&self) -> Option<ObjectId> {
-        Some(ObjectId { kind: PROFILE.path, ident: self.id as u64 })
+        Some(ObjectId { kind: PROFILE.path, ident: self.now() as u64 })
     }
 
     fn traces(&self) -> Result<Traces> {
-        Ok(Traces { segment: Some(self.id), ..Traces::default() })
+        Ok(Traces { segment: Some(self.now()), ..Traces::default() })
     }
 
     fn unused(&self, gone: &dyn Fn(i64) -> bool) -> Result<Option<&'static str>> {
-        let segment = sys::stat(self.id)?;
-        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
+        let id = self.now();
+        let segment = sys::stat(id)?;
+        let actor = |what, pid| self.kind.actors.shown(id, what, pid);
         let last = [actor(CREATOR, segment.shm_cpid), actor(LAST, segment.shm_lpid)];
         let idle = segment.shm_nattch == 0 && last.iter().all(|pid| gone(i64::from(*pid)));
         Ok(idle.then_some("attached nowhere, its creator and its last user have ended"))
     }
 
     fn status(&self) -> Result<Fields> {
-        let segment = sys::stat(self.id)?;
+        let id = self.now();
+        let segment = sys::stat(id)?;
         let mode = u32::from(segment.shm_perm.mode);
         let status = match (mode & sys::DEST != 0, mode & sys::LOCKED != 0) {
             (true, true) => "dest,locked",
@@ -305,8 +312,8 @@ impl Object for Segment {
             (false, true) => "locked",
             (false, false) => "",
         };
-        let actor = |what, pid| self.kind.actors.shown(self.id, what, pid);
-        Ok(perm_status(&segment.shm_perm, self.id)
+        let actor = |what, pid| self.kind.actors.shown(id, what, pid);
+        Ok(perm_status(&segment.shm_perm, id)
             .number("size", segment.shm_segsz as u64)
             .number("nattch", segment.shm_nattch)
             .text("status", status)
