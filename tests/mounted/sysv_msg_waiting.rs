@@ -176,7 +176,9 @@ fn epoll_tells_of_a_hundred_queues_in_time_and_takes_nothing() {
     let before = ticks();
     std::thread::sleep(Duration::from_secs(10));
     let used = ticks() - before;
-    assert!(used <= 10, "{used} hundredths of a second in ten seconds");
+    // A build without optimisation takes twice as long for the same.
+    let most = if cfg!(debug_assertions) { 20 } else { 10 };
+    assert!(used <= most, "{used} hundredths of a second in ten seconds");
 
     let mut delays = Vec::new();
     for key in 1..=100_usize {

@@ -48,9 +48,8 @@ impl Waiter {
     const READY: u32 = 2;
 
     /// Looks, if it is time to.
-    fn is_ready(&self) -> bool {
+    fn is_ready(&self, now: Instant) -> bool {
         let mut next = self.next.lock();
-        let now = Instant::now();
         if now < *next {
             return false;
         }
@@ -100,8 +99,8 @@ impl Watch {
     fn look(&self) -> std::result::Result<(), Errno> {
         let waiting = self.0.lock().len() as u32;
         sys::pause(INTERVAL.max(EACH * waiting))?;
-        let all = self.0.lock().clone();
-        for waiter in all.iter().filter(|waiter| waiter.is_ready()) {
+        let (all, now) = (self.0.lock().clone(), Instant::now());
+        for waiter in all.iter().filter(|waiter| waiter.is_ready(now)) {
             waiter.turn(Waiter::READY);
         }
         Ok(())

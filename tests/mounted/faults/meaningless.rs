@@ -44,7 +44,7 @@ const TABLE: [(&str, &str); 42] = [
     ("copy-to", "EXDEV EINVAL EBADF"),
     ("copy-itself", "ok EINVAL EBADF EAGAIN"),
     ("clone", "EXDEV"),
-    ("splice-from", "ok EAGAIN EBADF"),
+    ("splice-from", "ok EINVAL EAGAIN EBADF"),
     ("splice-to", "ok EINVAL EBADF EAGAIN"),
     ("sendfile", "ok EINVAL EBADF EAGAIN"),
     ("readahead", "ok EINVAL EBADF"),
