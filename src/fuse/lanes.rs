@@ -21,9 +21,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::error::Errno;
 
@@ -134,6 +135,18 @@ struct Table {
     late: HashMap<u64, u32>,
     /// Interrupts of requests that are being handled, for the case that these begin to wait.
     interrupted: Vec<u64>,
+    /// Those who stand by. The last one is woken first, so that as few as possible have memory that
+    /// they have used once.
+    standby: Vec<Thread>,
+}
+
+impl Table {
+    /// Wakes one who stands by, since there is something to do.
+    fn wake(&mut self) {
+        if let Some(thread) = self.standby.pop() {
+            thread.unpark();
+        }
+    }
 }
 
 /// The threads and what they are at.
@@ -149,7 +162,6 @@ pub struct Lanes {
     /// How many lanes and late requests there are.
     unusual: AtomicUsize,
     table: Mutex<Table>,
-    wake: Condvar,
 }
 
 /// What one who stood by is to do.
@@ -169,7 +181,6 @@ impl Lanes {
             asleep: AtomicU32::new(0),
             unusual: AtomicUsize::new(0),
             table: Mutex::new(Table { vacant: true, ..Table::default() }),
-            wake: Condvar::new(),
         }
     }
 
@@ -211,8 +222,9 @@ impl Lanes {
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => continue,
                 Err(errno) => {
                     // The others are to find that out, too.
-                    self.table.lock().vacant = true;
-                    self.wake.notify_one();
+                    let mut table = self.table.lock();
+                    table.vacant = true;
+                    table.wake();
                     return Err(errno);
                 }
             };
@@ -239,14 +251,19 @@ impl Lanes {
 
     /// Waits until there is something to do.
     fn stand_by(&self, buffer: &mut [u8]) -> Call {
-        let mut table = self.table.lock();
+        let me = std::thread::current();
         loop {
+            let mut table = self.table.lock();
+            table.standby.retain(|thread| thread.id() != me.id());
             if table.vacant {
                 table.vacant = false;
+                if !table.ready.is_empty() {
+                    table.wake();
+                }
                 // Nobody else writes it now: it is even, and the watchdog leaves it alone.
                 return Call::Fetch(self.pulse.load(Ordering::SeqCst));
             }
-            if let Some(uid) = table.ready.pop_front() {
+            while let Some(uid) = table.ready.pop_front() {
                 let Some(lane) = table.lanes.get_mut(&uid).filter(|lane| !lane.busy) else {
                     continue;
                 };
@@ -254,13 +271,18 @@ impl Lanes {
                 lane.bytes -= request.len();
                 lane.busy = true;
                 table.late.insert(unique, uid);
+                if !table.ready.is_empty() {
+                    table.wake();
+                }
                 self.count(&table);
                 drop(table);
                 buffer[..request.len()].copy_from_slice(&request);
                 BUSY.set(Busy::InLane { uid, unique });
                 return Call::Handle(request.len());
             }
-            self.wake.wait(&mut table);
+            table.standby.push(me.clone());
+            drop(table);
+            std::thread::park();
         }
     }
 
@@ -278,7 +300,7 @@ impl Lanes {
         lane.waiting.push_back((header.unique, request.to_vec()));
         if !lane.busy && lane.waiting.len() == 1 {
             table.ready.push_back(header.uid);
-            self.wake.notify_one();
+            table.wake();
         }
         true
     }
@@ -293,7 +315,7 @@ impl Lanes {
             let waits = !lane.waiting.is_empty();
             if let (true, Some(uid)) = (waits, uid) {
                 table.ready.push_back(uid);
-                self.wake.notify_one();
+                table.wake();
             }
         }
         self.count(&table);
@@ -375,8 +397,7 @@ impl Lanes {
         table.lanes.entry(uid).or_insert_with(Lane::new).until = Instant::now() + LANE;
         table.vacant = true;
         self.count(&table);
-        drop(table);
-        self.wake.notify_one();
+        table.wake();
     }
 
     /// Takes away the lanes of those who have not been late for a while.
