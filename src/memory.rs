@@ -31,6 +31,19 @@ mod sys {
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     }
 
+    /// Gives the whole pages of a buffer back (madvise(2), `MADV_DONTNEED`): they are zeroes then.
+    pub(super) fn discard(buffer: &mut [u8]) {
+        const PAGE: usize = 4096;
+        let ahead = buffer.as_ptr().align_offset(PAGE);
+        let Some(length) = buffer.len().checked_sub(ahead) else { return };
+        let pages = length / PAGE * PAGE;
+        // SAFETY: these pages are the buffer's alone, and bytes may have any value.
+        unsafe {
+            let start = buffer.as_mut_ptr().add(ahead);
+            libc::madvise(start.cast(), pages, libc::MADV_DONTNEED);
+        }
+    }
+
     /// Gives what is free back to the kernel (`malloc_trim(3)`).
     pub(super) fn trim() {
         // SAFETY: malloc_trim may be called at any time by any thread.
@@ -44,6 +57,11 @@ pub fn keep_small() {
     sys::keep_large_apart();
     // Of large buffers little is used: a huge page for each would be most of what the daemon has.
     let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
+/// Gives back what a buffer takes that nobody needs for now; what is in it is lost.
+pub fn discard(buffer: &mut [u8]) {
+    sys::discard(buffer);
 }
 
 /// To be called when a crowd has left: of workers, of nodes, of names.
@@ -62,5 +80,20 @@ pub fn freed(bytes: usize) {
     FREED.store(0, Ordering::Relaxed);
     if let Some(blocker) = monitor::get().blocker() {
         blocker.later(give_back);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_discarded_is_zeroes_and_its_surroundings_are_as_they_were() {
+        let mut bytes = vec![7_u8; 64 * 4096];
+        discard(&mut bytes[100..63 * 4096]);
+        assert!(bytes[..100].iter().chain(&bytes[63 * 4096..]).all(|byte| *byte == 7));
+        assert_eq!(bytes[32 * 4096], 0);
+        discard(&mut bytes[..10]);
+        discard(&mut []);
     }
 }

@@ -252,6 +252,8 @@ impl Lanes {
     /// Waits until there is something to do.
     fn stand_by(&self, buffer: &mut [u8]) -> Call {
         let me = std::thread::current();
+        // It may be long until it is used again.
+        crate::memory::discard(buffer);
         loop {
             let mut table = self.table.lock();
             table.standby.retain(|thread| thread.id() != me.id());
