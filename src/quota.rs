@@ -198,10 +198,9 @@ impl Charge {
     /// From now on of so many bytes; `ENOMEM` where the user has not so much left.
     pub fn set(&mut self, bytes: usize) -> Result<()> {
         let amount = bytes.div_ceil(Self::STEP).saturating_mul(Self::STEP);
-        if amount > self.amount {
-            self.quota.add(self.uid, amount - self.amount)?;
-        } else if amount < self.amount {
-            self.quota.subtract(self.uid, self.amount - amount);
+        match amount.checked_sub(self.amount) {
+            Some(more) => self.quota.add(self.uid, more)?,
+            None => self.quota.subtract(self.uid, self.amount - amount),
         }
         self.amount = amount;
         Ok(())

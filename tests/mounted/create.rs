@@ -113,19 +113,24 @@ fn a_line_without_a_newline_is_made_when_the_command_returns() {
             format!("for i in {{1..20}}; do {way}; [ -e {made} ] && rm {made} || exit; done");
         world.run(&again);
     }
-    // The close says what is wrong with it, where anybody asks.
+    // The close says what is wrong with one that came in pieces, where anybody asks.
     let script = "import os
 file = os.open('ctl/create', os.O_WRONLY)
-print(os.write(file, b'mq/x maxmsg=0'))
+print(os.write(file, b'mq/x max') + os.write(file, b'msg=0'))
 try: os.close(file)
 except OSError as error: print(os.strerror(error.errno))";
     assert_eq!(world.python(script), "13\nInvalid argument\n");
     assert!(world.run("tail -n1 ctl/errors").contains("EINVAL: line 1: mq/x: maxmsg=0 must be"));
     assert!(world.fail("printf nonsense | dd of=ctl/create").contains("Invalid argument"));
-    for write in ["echo nonsense", "printf nonsense", "printf 'mq/x maxmsg=y'"] {
+    world.run("touch mq/there");
+    for write in
+        ["echo nonsense", "printf nonsense", "printf 'mq/x maxmsg=y'", "printf 'mq/x maxmsg=0'"]
+    {
         let error = world.fail(&format!("{write} > ctl/create"));
         assert!(error.contains("write error: Invalid argument"), "{error}");
     }
+    assert!(world.fail("printf mq/there > ctl/create").contains("File exists"));
+    assert_eq!(world.run("ls mq"), "there\n");
 }
 
 #[test]

@@ -8,6 +8,10 @@
 //! and is done at the close. A line with something wrong makes nothing, the lines before it are
 //! done, and the count written says so. A line that is wrong whatever comes after it is refused
 //! before its end has come, and the rest of it is passed over.
+//!
+//! What is written first and by itself without a newline, `printf 'mq/jobs maxmsg=5'`, is done at
+//! once if it can be a whole line, so that its writer is told what is wrong. If it goes on all the
+//! same, what it has made is removed, and it is done anew when it ends.
 
 pub mod grammar;
 
@@ -76,12 +80,21 @@ struct State {
     refused: bool,
     /// How many lines there have been.
     lines: usize,
+    /// The last line, if it was done before its newline had come.
+    early: Option<Early>,
+}
+
+/// A line that was done before its newline had come, and what it has made.
+struct Early {
+    line: Kept,
+    kind: usize,
+    name: Vec<u8>,
 }
 
 impl Open {
     fn new(kinds: Kinds, opener: Caller, umask: u32) -> Self {
         let begun = Kept::new(opener.uid);
-        let state = State { begun, writer: opener, refused: false, lines: 0 };
+        let state = State { begun, writer: opener, refused: false, lines: 0, early: None };
         Self { kinds, opener, umask, state: Mutex::new(state) }
     }
 
@@ -90,6 +103,28 @@ impl Open {
         let number = state.lines + 1;
         make(&self.kinds, caller, self.umask, line).map_err(|error| at_line(number, &error))?;
         state.lines = number;
+        Ok(())
+    }
+
+    /// Does what is written by itself without a newline, if it can be a whole line; `false` if not.
+    fn make_early(&self, state: &mut State, caller: Caller, line: &[u8]) -> Result<bool> {
+        let profiles = self.kinds.iter().map(|(profile, _)| *profile);
+        let Ok(Some(order)) = grammar::parse(line, profiles) else { return Ok(false) };
+        let mut kept = Kept::new(self.opener.uid);
+        kept.extend(line)?;
+        self.make(state, caller, line)?;
+        state.early = Some(Early { line: kept, kind: order.kind, name: order.name });
+        Ok(true)
+    }
+
+    /// Takes back what a line has made that goes on after all.
+    fn go_on(&self, state: &mut State, caller: Caller, early: Early) -> Result<()> {
+        let Early { line, kind, name } = early;
+        if let Some((_, kind)) = self.kinds.get(kind) {
+            kind.remove(caller, &name)?;
+        }
+        state.lines -= 1;
+        state.begun = line;
         Ok(())
     }
 
@@ -141,9 +176,20 @@ impl Handle for Open {
             state.refused = end.is_none();
             *done = end.map_or(data.len(), |end| end + 1);
         }
+        if let Some(early) = state.early.take().filter(|_| !data.is_empty()) {
+            match data[0] {
+                b'\n' => *done = 1,
+                _ => self.go_on(state, cx.caller, early)?,
+            }
+        }
+        let is_first = state.lines == 0 && state.begun.is_empty();
         while *done < data.len() {
             let rest = &data[*done..];
             let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
+                if is_first && *done == 0 && self.make_early(state, cx.caller, rest)? {
+                    *done = data.len();
+                    return Ok(());
+                }
                 if let Err(error) = self.begin(state, rest) {
                     // Where something has been made, that is what the writer is told, who then
                     // comes again with this line.
@@ -260,6 +306,11 @@ mod tests {
         }
         fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
             Ok(Vec::new())
+        }
+        fn remove(&self, _: Caller, name: &[u8]) -> Result<()> {
+            let (last, ..) = self.0.lock().pop().unwrap();
+            assert_eq!(last.as_bytes(), name);
+            Ok(())
         }
     }
 
@@ -412,6 +463,24 @@ mod tests {
         assert_eq!(names(&fake), ["a"]);
     }
 
+    #[test]
+    fn what_is_written_by_itself_is_a_line_unless_it_goes_on() {
+        let (fake, open) = open();
+        assert_eq!(write(&open, "mq/a maxmsg=5").0, 13);
+        assert_eq!(names(&fake), ["a"]);
+        assert_eq!(write(&open, "0 msgsize=7\n").0, 12);
+        let (name, _, attributes) = fake.0.lock()[0].clone();
+        assert_eq!((name.as_str(), names(&fake).len()), ("a", 1));
+        assert_eq!((attributes.get("maxmsg"), attributes.get("msgsize")), (Some(50), Some(7)));
+        open.finish(&cx()).unwrap();
+
+        let (fake, open) = self::open();
+        write(&open, "mq/b");
+        write(&open, "\nmq/c\n");
+        open.finish(&cx()).unwrap();
+        assert_eq!(names(&fake), ["b", "c"]);
+    }
+
     proptest! {
         #[test]
         fn the_lines_before_the_first_bad_one_are_done_and_no_other(
@@ -455,7 +524,10 @@ mod tests {
                 prop_assert_eq!(write(&open, piece).0, piece.len());
                 rest = later;
             }
-            prop_assert_eq!(open.state.lock().begun.is_empty(), ended);
+            {
+                let state = open.state.lock();
+                prop_assert_eq!(state.begun.is_empty() && state.early.is_none(), ended);
+            }
             open.finish(&cx()).unwrap();
             prop_assert_eq!(names(&fake), expected);
         }
