@@ -185,7 +185,8 @@ need_python() {
 	python3 -m venv "$venv"
 	venv_pip download --no-deps --no-binary posix_ipc,sysv_ipc --require-hashes \
 		--requirement tests/requirements.txt --dest "$venv/src"
-	venv_pip install --no-deps "$venv"/src/*.tar.gz
+	# Without this the compiler does not find semtimedop(2), and sysv_ipc is built without timeouts.
+	CC='cc -D_GNU_SOURCE' venv_pip install --no-deps "$venv"/src/*.tar.gz
 	for archive in "$venv"/src/*.tar.gz; do
 		tar -x --no-same-owner -C "$venv/src" -f "$archive"
 	done

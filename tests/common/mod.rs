@@ -262,6 +262,8 @@ fn separate() {
     for place in ["/dev/shm", "/run"] {
         mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=1777")).unwrap();
     }
+    // Where there is one, as with systemd: what is missing elsewhere is to be missing here.
+    let _ = nix::mount::umount2("/dev/mqueue", nix::mount::MntFlags::MNT_DETACH);
     // For everybody, as udev makes it; without udev it is root's alone.
     let (own, device) = ("/run/fuse", "/dev/fuse");
     let number = nix::sys::stat::stat(device).unwrap().st_rdev;

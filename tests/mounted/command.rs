@@ -65,8 +65,8 @@ fn as_a_helper_it_takes_what_mount_hands_over() {
     let error = world.fail("cd /; $SCRATCH/mount.ipcfs ipcfs $M -f -o nope");
     assert!(error.starts_with("ipcfs: unknown mount option \"nope\";"), "{error}");
     let script = "cd /; $SCRATCH/mount.ipcfs src $M -sv -o rw,ro,rw,nosymfollow,iversion -t ipcfs
-                  findmnt -no SOURCE,FSTYPE $M; echo x > $M/mq/q; umount $M";
-    assert_eq!(world.run(script), "src    fuse.ipcfs\n");
+                  findmnt -nro SOURCE,FSTYPE $M; echo x > $M/mq/q; umount $M";
+    assert_eq!(world.run(script), "src fuse.ipcfs\n");
     // `mount -N`: where the helper does not run.
     let other = world.start("exec unshare --mount sleep 1000");
     let there = format!("/proc/{}/ns/mnt", other.id());
