@@ -201,7 +201,7 @@ impl Adapter {
         let fh = FileHandle(opening.fh.0);
         match self.passthrough.backing(id, opening, |file| reply.open_backing(file)) {
             Some(backing) => {
-                reply.opened_passthrough(fh, passthrough::flags(&opening.io), &backing);
+                reply.opened_passthrough(fh, passthrough::flags(opening), &backing);
             }
             None => reply.opened(fh, open_flags(opening)),
         }
@@ -213,7 +213,7 @@ impl Adapter {
         let (none, fh) = (Generation(0), FileHandle(opening.fh.0));
         match self.passthrough.backing(id, opening, |file| reply.open_backing(file)) {
             Some(backing) => {
-                let flags = passthrough::flags(&opening.io);
+                let flags = passthrough::flags(opening);
                 reply.created_passthrough(&NEVER, &attr, none, fh, flags, &backing);
             }
             None => reply.created(&NEVER, &attr, none, fh, open_flags(opening)),

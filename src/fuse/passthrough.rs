@@ -90,11 +90,19 @@ impl Passthrough {
         opening: &Opening,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
-        let (Io::Passthrough(file) | Io::Mapped(file)) = &opening.io else { return None };
-        if !self.in_force.load(Ordering::Relaxed) {
+        if !self.in_force.load(Ordering::Relaxed) || matches!(opening.io, Io::Messages) {
             return None;
         }
-        match self.ids.lock().take(node, opening.fh, || register(file.as_fd())) {
+        // As long as one is passed through, the kernel takes no other of the same node; nor may one
+        // come to be passed through whose node another has open that is not.
+        let mut ids = self.ids.lock();
+        let (Io::Passthrough(file) | Io::Mapped(file)) = &opening.io else {
+            return ids.join(node, opening.fh);
+        };
+        if ids.plain.contains_key(&node) {
+            return ids.join(node, opening.fh);
+        }
+        match ids.take(node, opening.fh, || register(file.as_fd())) {
             Ok(id) => Some(id),
             Err(error) => {
                 log::warn!("passthrough of an open file is refused, it is forwarded: {error}");
@@ -112,12 +120,15 @@ impl Passthrough {
 }
 
 /// How the kernel is to treat a file that is passed through.
-pub(super) fn flags(io: &Io) -> FopenFlags {
-    let passed = FopenFlags::FOPEN_PASSTHROUGH | FopenFlags::FOPEN_NOFLUSH;
-    match io {
+pub(super) fn flags(opening: &Opening) -> FopenFlags {
+    let mut passed = FopenFlags::FOPEN_PASSTHROUGH;
+    if !opening.flushes {
+        passed |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    match opening.io {
+        Io::Passthrough(_) => passed,
         // Direct I/O takes precedence for read and write; a mapping is passed through.
-        Io::Mapped(_) => passed | FopenFlags::FOPEN_DIRECT_IO,
-        _ => passed,
+        _ => passed | FopenFlags::FOPEN_DIRECT_IO,
     }
 }
 
@@ -125,11 +136,15 @@ pub(super) fn flags(io: &Io) -> FopenFlags {
 struct Ids<T> {
     nodes: Map<NodeId, Weak<T>>,
     files: Map<Fh, (NodeId, Arc<T>)>,
+    /// Open files that are not passed through, and how many a node has.
+    others: Map<Fh, NodeId>,
+    plain: Map<NodeId, usize>,
 }
 
 impl<T> Default for Ids<T> {
     fn default() -> Self {
-        Self { nodes: Map::default(), files: Map::default() }
+        let (nodes, files) = (Map::default(), Map::default());
+        Self { nodes, files, others: Map::default(), plain: Map::default() }
     }
 }
 
@@ -150,8 +165,28 @@ impl<T> Ids<T> {
         Ok(id)
     }
 
+    /// The node's id, if it has one; else the file is none that is passed through.
+    fn join(&mut self, node: NodeId, fh: Fh) -> Option<Arc<T>> {
+        let Some(id) = self.nodes.get(&node).and_then(Weak::upgrade) else {
+            self.others.insert(fh, node);
+            *self.plain.entry(node).or_insert(0) += 1;
+            return None;
+        };
+        self.files.insert(fh, (node, Arc::clone(&id)));
+        Some(id)
+    }
+
     /// Drops the file's hold on its id, if it has one.
     fn release(&mut self, fh: Fh) {
+        if let Some(node) = self.others.remove(&fh) {
+            if let Some(count) = self.plain.get_mut(&node) {
+                *count -= 1;
+                if *count == 0 {
+                    self.plain.remove(&node);
+                }
+            }
+            return;
+        }
         let Some((node, id)) = self.files.remove(&fh) else { return };
         // Whoever else holds it is another open file, or a reply on its way that is one already.
         drop(id);
