@@ -490,6 +490,19 @@ static void work_segment(char **a)
     check(shmget(strtoul(a[0], NULL, 0), strtoul(a[1], NULL, 0), IPC_CREAT | 0600));
 }
 
+/* What dd(1) does, without read and write: attaches the segment and goes through it once. */
+static void once(char **a, void (*step)(void))
+{
+    size = 1 << 20;
+    span = atol(a[1]);
+    mapping = shmat(check(shmget(strtoul(a[0], NULL, 0), 0, 0)), NULL, 0);
+    check(mapping == (void *)-1 ? -1 : 0);
+    for (off_t done = 0; done < span; done += size)
+        step();
+}
+static void work_shm_once_load(char **a) { once(a, do_load); }
+static void work_shm_once_store(char **a) { once(a, do_store); }
+
 static const struct {
     const char *name;
     int least;
@@ -517,6 +530,8 @@ static const struct {
     { "store", 4, work_store, "FILE SIZE SPAN MS: memcpy to a shared mapping" },
     { "shmat-load", 4, work_shm_load, "KEY SIZE SPAN MS: memcpy from a System V segment" },
     { "shmat-store", 4, work_shm_store, "KEY SIZE SPAN MS" },
+    { "shmat-load-once", 2, work_shm_once_load, "KEY SPAN: attach and memcpy, 1 MiB at a time" },
+    { "shmat-store-once", 2, work_shm_once_store, "KEY SPAN" },
     { "pingpong", 3, work_pingpong, "END END ROUNDS: 50th and 99th percentile of a round" },
     { "block", 2, work_block, "END COUNT: that many readers, until standard input ends" },
     { "wake", 4, work_wake, "END COUNT QUEUE ROUNDS: percentiles of the way from send to reader" },

@@ -22,10 +22,11 @@
 //! Data goes to and from the segment's own file, which is reached through `/proc/self/map_files`
 //! (`proc_pid_map_files(5)`): the kernel maps it by itself, and reads it where the file is open for
 //! reading alone; what is written comes to the daemon, since the kernel would let the file grow
-//! beyond the segment. Large writes go by way of the attachment, with `process_vm_writev(2)`, which
-//! is somewhat faster than the file's write and does not end in a signal when there is no memory.
-//! Where the file is not to be had or the segment is one of huge pages, everything goes that way, and
-//! shared mappings through the mount are refused.
+//! beyond the segment. The daemon writes to the file, too: through the attachment it would have to
+//! fault in each page first, which takes longer than to copy it. Where the file is not to be had or
+//! the segment is one of huge pages, everything goes by way of the attachment, with
+//! `process_vm_readv(2)` and `process_vm_writev(2)`, which end in an errno and not in a signal when
+//! there is no memory; shared mappings through the mount are refused then.
 
 mod births;
 mod fresh;
@@ -398,16 +399,9 @@ impl SegmentFile {
 
     /// Writes some of `data`, which ends where the segment does or before.
     fn write_at(&self, at: u64, data: &[u8]) -> std::result::Result<usize, Errno> {
-        /// From here on it pays to have many pages looked up at once; the file takes them one by one.
-        const LARGE: usize = 32 * 1024;
-        let by_attachment = || self.attachment.write(at as usize, data);
         match &self.file {
-            None => by_attachment(),
-            Some(file) => match data.len() >= LARGE {
-                // What is wrong, the file says better.
-                true => by_attachment().or_else(|_| pwrite(file.as_fd(), data, at as i64)),
-                false => pwrite(file.as_fd(), data, at as i64),
-            },
+            Some(file) => pwrite(file.as_fd(), data, at as i64),
+            None => self.attachment.write(at as usize, data),
         }
     }
 }
