@@ -69,11 +69,11 @@ pub fn give_back() {
     sys::trim();
 }
 
-/// To be told of what open files have kept and have freed: after enough of it, a worker gives it back
-/// to the kernel.
+/// To be told of what has been freed of that which a user can have much of: after enough of it, a
+/// worker gives it back to the kernel. The heap is locked for as long, so it is done piece by piece.
 pub fn freed(bytes: usize) {
     static FREED: AtomicUsize = AtomicUsize::new(0);
-    const ENOUGH: usize = 16 << 20;
+    const ENOUGH: usize = 4 << 20;
     if FREED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < ENOUGH {
         return;
     }

@@ -17,6 +17,13 @@ pub(super) struct Found {
     pub(super) object: Arc<dyn Object>,
 }
 
+impl Drop for Found {
+    fn drop(&mut self) {
+        // There may be a million, and each has parts of its own.
+        crate::memory::freed(2 * size_of::<Self>() + self.name.capacity());
+    }
+}
+
 impl Found {
     /// Its path below the mount.
     pub(super) fn path(&self) -> Vec<u8> {

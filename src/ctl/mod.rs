@@ -35,9 +35,9 @@ pub fn entries(kinds: &Kinds) -> Vec<(&'static str, Item)> {
         report("limits", |kinds, cx| Ok(limits::fields(kinds, cx.caller).sh())),
         report("limits.json", |kinds, cx| Ok(json_text(&limits::fields(kinds, cx.caller).json()))),
         report("summary", |kinds, cx| Ok(summary::text(kinds, cx.caller))),
-        report("summary.json", |kinds, cx| Ok(json_text(&summary::json(kinds, cx.caller)))),
+        report("summary.json", |kinds, cx| Ok(summary::json(kinds, cx.caller))),
         report("orphans", |kinds, _| Ok(orphans::text(&orphans::find(kinds)?))),
-        report("orphans.json", |kinds, _| Ok(json_text(&orphans::json(&orphans::find(kinds)?)))),
+        report("orphans.json", |kinds, _| Ok(orphans::json(&orphans::find(kinds)?))),
         report("errors", |_, cx| Ok(errors(&monitor::get().failures(cx.caller.uid)))),
         report("metrics", |kinds, cx| metrics::text(kinds, cx.caller)),
     ]

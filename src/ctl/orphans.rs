@@ -12,13 +12,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Kinds;
 use super::listing::{Found, objects};
 use crate::caller::{self, Caller};
 use crate::error::Result;
 use crate::escape;
+use crate::kind::control::json_list;
 use crate::proc::{self, Targets, users, waiters};
 use crate::vfs::{FileType, Object};
 
@@ -108,9 +109,9 @@ pub(super) fn text(orphans: &[Orphan]) -> Vec<u8> {
 }
 
 /// With the reasons.
-pub(super) fn json(orphans: &[Orphan]) -> Value {
+pub(super) fn json(orphans: &[Orphan]) -> Vec<u8> {
     let orphan = |Orphan { path, reason }: &Orphan| json!({ "path": String::from_utf8_lossy(path), "reason": reason });
-    orphans.iter().map(orphan).collect()
+    json_list(orphans.iter().map(orphan))
 }
 
 #[cfg(test)]

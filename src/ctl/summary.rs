@@ -6,6 +6,7 @@ use super::Kinds;
 use super::listing::{Facts, Found, Reader, facts, objects};
 use crate::caller::Caller;
 use crate::escape;
+use crate::kind::control::json_list;
 
 const HEADER: [&str; 7] = ["KIND", "NAME", "MODE", "OWNER", "SIZE", "CONTENT", "LAST"];
 
@@ -25,7 +26,7 @@ pub(super) fn text(kinds: &Kinds, caller: Caller) -> Vec<u8> {
             joined(&facts.last),
         ]);
     }
-    table(&rows).into_bytes()
+    table(rows).into_bytes()
 }
 
 /// Messages or values; of a large set the first ones.
@@ -46,9 +47,9 @@ fn joined(numbers: &[i128]) -> String {
 }
 
 /// Aligns: the numbers of the fifth column to the right, everything else to the left.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     let mut widths = [0; N];
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
@@ -56,6 +57,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
+        crate::memory::freed(row.iter().map(|cell| size_of_val(cell) + cell.capacity()).sum());
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             let blanks = " ".repeat(width - cell.chars().count());
             let (before, after) =
@@ -69,7 +71,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// The same for `jq`.
-pub(super) fn json(kinds: &Kinds, caller: Caller) -> Value {
+pub(super) fn json(kinds: &Kinds, caller: Caller) -> Vec<u8> {
     let object = |(found, facts): (Found, Facts)| {
         let number = |number: i128| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
         let mut map = Map::new();
@@ -90,7 +92,7 @@ pub(super) fn json(kinds: &Kinds, caller: Caller) -> Value {
         }
         Value::Object(map)
     };
-    all(kinds, caller).into_iter().map(object).collect()
+    json_list(all(kinds, caller).into_iter().map(object))
 }
 
 fn all(kinds: &Kinds, caller: Caller) -> Vec<(Found, Facts)> {
@@ -123,7 +125,7 @@ mod tests {
     fn columns_are_aligned() {
         let row = |cells: [&str; 5]| cells.map(str::to_owned);
         let rows = [row(["A", "B", "C", "D", "SIZE"]), row(["long", "x", "", "y", "7"])];
-        assert_eq!(table(&rows), "A     B  C  D  SIZE\nlong  x     y     7\n");
+        assert_eq!(table(rows.into()), "A     B  C  D  SIZE\nlong  x     y     7\n");
     }
 
     #[test]

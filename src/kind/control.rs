@@ -333,6 +333,19 @@ pub fn json_text(value: &serde_json::Value) -> Vec<u8> {
     text
 }
 
+/// The same for a list that may be long: one element at a time is in memory.
+pub fn json_list(elements: impl Iterator<Item = serde_json::Value>) -> Vec<u8> {
+    let mut text = String::from("[");
+    for (index, element) in elements.enumerate() {
+        text.push_str(if index == 0 { "\n" } else { ",\n" });
+        let lines: Vec<String> =
+            format!("{element:#}").lines().map(|line| format!("  {line}")).collect();
+        text.push_str(&lines.join("\n"));
+    }
+    text.push_str(if text.len() > 1 { "\n]\n" } else { "]\n" });
+    text.into_bytes()
+}
+
 /// A file whose text takes time to gather: a worker does it at the open, so that fstat(2) knows how
 /// long it is.
 pub fn slow(cx: &Cx, show: impl Fn(&Cx) -> Result<Vec<u8>>) -> Result<Opened> {
@@ -413,6 +426,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_list_is_the_same_json_piece_by_piece() {
+        let list = |elements: &[serde_json::Value]| {
+            assert_eq!(json_list(elements.iter().cloned()), json_text(&elements.into()));
+        };
+        list(&[]);
+        let object = serde_json::json!({ "name": "a\nb", "values": [1, [], {}] });
+        list(&[object.clone()]);
+        list(&[object, 7.into(), serde_json::Value::Null]);
+    }
 
     #[test]
     fn who_may_open_a_control_follows_the_object() {

@@ -8,7 +8,13 @@
 //! of the inode, thus of the id, for as long as a write waits. Once such an id has been closed, it
 //! can be the shared one in its turn: the kernel knows the name by it, and any other answer to the
 //! next look-up would cost it a second one.
+//!
+//! A user may have the kernel look up a million names. So the table is a tree, which grows and
+//! shrinks piece by piece: a hash table that large takes a quarter of a second to move, and everybody
+//! would wait for that.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,7 +22,6 @@ use parking_lot::Mutex;
 use super::contest::Contests;
 use super::handles::Fh;
 use crate::error::{Errno, Result, fail};
-use crate::map::Map;
 use crate::vfs::{Attr, Children, Item, ObjectId};
 
 /// A node id, as the kernel gets it.
@@ -29,7 +34,7 @@ impl NodeId {
 }
 
 /// An object in its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Place {
     parent: NodeId,
     ident: u64,
@@ -44,9 +49,6 @@ struct Ids {
     /// The inode number that all of them show.
     ino: u64,
 }
-
-/// Room for as many ids is kept however few there are.
-const LARGE: usize = 2048;
 
 /// A node as the tree sees it.
 #[derive(Clone)]
@@ -79,8 +81,8 @@ struct Entry {
 }
 
 struct Table {
-    entries: Map<NodeId, Entry>,
-    places: Map<Place, Ids>,
+    entries: BTreeMap<NodeId, Entry>,
+    places: BTreeMap<Place, Ids>,
     contests: Contests<Place>,
     next: u64,
 }
@@ -126,8 +128,8 @@ impl Nodes {
             within: 0,
         };
         let table = Table {
-            entries: Map::from_iter([(NodeId::ROOT, entry)]),
-            places: Map::default(),
+            entries: BTreeMap::from([(NodeId::ROOT, entry)]),
+            places: BTreeMap::new(),
             contests: Contests::new(),
             next: NodeId::ROOT.0 + 1,
         };
@@ -195,7 +197,6 @@ impl Nodes {
             entry.lookups = entry.lookups.saturating_sub(count);
         }
         table.remove_if_unused(id);
-        table.shrink();
     }
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
@@ -261,28 +262,41 @@ impl Nodes {
     /// The inode numbers that the kernel may show objects' files by: each id's own, which comes with
     /// a look-up, and the one that it was told since.
     pub fn inodes(&self) -> Vec<(ObjectId, u64)> {
-        let table = self.table.lock();
         let mut inodes = Vec::new();
-        for (id, entry) in &table.entries {
-            let Item::Object(object) = &entry.node.item else { continue };
-            let Some(object) = object.id() else { continue };
+        self.walk(|id, entry| {
+            let Some(object) = entry.object() else { return };
             inodes.push((object, id.0));
             if entry.told != id.0 {
                 inodes.push((object, entry.told));
             }
-        }
+        });
         inodes
     }
 
     /// The objects that are open.
     pub fn open(&self) -> Vec<ObjectId> {
-        let table = self.table.lock();
-        let open = table.entries.values().filter(|entry| !entry.opens.is_empty());
-        let id = |entry: &Entry| match &entry.node.item {
-            Item::Object(object) => object.id(),
-            _ => None,
-        };
-        open.filter_map(id).collect()
+        let mut open = Vec::new();
+        self.walk(|_, entry| open.extend(entry.object().filter(|_| !entry.opens.is_empty())));
+        open
+    }
+
+    /// Visits all entries, some of them at a time, so that nobody waits for the whole walk.
+    fn walk(&self, mut visit: impl FnMut(NodeId, &Entry)) {
+        const AT_A_TIME: usize = 1024;
+        let mut last = None;
+        loop {
+            let table = self.table.lock();
+            let rest = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            let mut visited = 0;
+            for (id, entry) in table.entries.range(rest).take(AT_A_TIME) {
+                visit(*id, entry);
+                last = Some(*id);
+                visited += 1;
+            }
+            if visited < AT_A_TIME {
+                return;
+            }
+        }
     }
 
     /// How many ids the kernel knows.
@@ -293,6 +307,16 @@ impl Nodes {
     /// Never: there is always the root.
     pub fn is_empty(&self) -> bool {
         false
+    }
+}
+
+impl Entry {
+    /// The object that it stands for, if it is one.
+    fn object(&self) -> Option<ObjectId> {
+        match &self.node.item {
+            Item::Object(object) => object.id(),
+            _ => None,
+        }
     }
 }
 
@@ -332,16 +356,6 @@ impl Table {
         id
     }
 
-    /// Gives memory back once most of a crowd of ids is forgotten.
-    fn shrink(&mut self) {
-        let room = self.entries.capacity();
-        if room > LARGE && self.entries.len() < room / 8 {
-            self.entries.shrink_to_fit();
-            self.places.shrink_to_fit();
-            crate::memory::give_back();
-        }
-    }
-
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
     fn share(&mut self, id: NodeId, place: Place) {
         let Some(ids) = self.places.get_mut(&place) else { return };
@@ -361,6 +375,7 @@ impl Table {
                 return;
             }
             let Some(entry) = self.entries.remove(&id) else { return };
+            crate::memory::freed(size_of::<Entry>());
             let place = entry.node.place();
             if let Some(ids) = self.places.get_mut(&place) {
                 ids.count -= 1;
