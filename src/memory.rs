@@ -78,6 +78,11 @@ pub fn freed(bytes: usize) {
         return;
     }
     FREED.store(0, Ordering::Relaxed);
+    give_back_soon();
+}
+
+/// Has a worker give back what is free.
+pub fn give_back_soon() {
     if let Some(blocker) = monitor::get().blocker() {
         blocker.later(give_back);
     }

@@ -434,7 +434,7 @@ mod tests {
         };
         list(&[]);
         let object = serde_json::json!({ "name": "a\nb", "values": [1, [], {}] });
-        list(&[object.clone()]);
+        list(std::slice::from_ref(&object));
         list(&[object, 7.into(), serde_json::Value::Null]);
     }
 

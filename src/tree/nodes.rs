@@ -50,6 +50,9 @@ struct Ids {
     ino: u64,
 }
 
+/// So many ids are a crowd.
+const LARGE: usize = 2048;
+
 /// A node as the tree sees it.
 #[derive(Clone)]
 pub struct Node {
@@ -85,6 +88,8 @@ struct Table {
     places: BTreeMap<Place, Ids>,
     contests: Contests<Place>,
     next: u64,
+    /// How many entries there were before a crowd of them was forgotten.
+    most: usize,
 }
 
 /// The table of nodes.
@@ -132,6 +137,7 @@ impl Nodes {
             places: BTreeMap::new(),
             contests: Contests::new(),
             next: NodeId::ROOT.0 + 1,
+            most: 1,
         };
         Self { table: Mutex::new(table) }
     }
@@ -197,6 +203,7 @@ impl Nodes {
             entry.lookups = entry.lookups.saturating_sub(count);
         }
         table.remove_if_unused(id);
+        table.give_back();
     }
 
     /// Notes that `fh` has `id` open. For writing, `ESTALE` if somebody has it open for writing
@@ -353,7 +360,16 @@ impl Table {
             within,
         };
         self.entries.insert(id, entry);
+        self.most = self.most.max(self.entries.len());
         id
+    }
+
+    /// Has memory given back once most of a crowd of ids is forgotten.
+    fn give_back(&mut self) {
+        if self.most > LARGE && self.entries.len() < self.most / 8 {
+            self.most = self.entries.len();
+            crate::memory::give_back_soon();
+        }
     }
 
     /// Makes an id that nobody has open any more the shared one, unless that has no writer either.
