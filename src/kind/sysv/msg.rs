@@ -56,7 +56,6 @@ const FEW: u64 = 256;
 const PLAIN: i64 = 1;
 
 /// The queues of the current IPC namespace.
-#[derive(Default)]
 pub struct Queues {
     actors: Actors,
     pub(super) watch: Watch,
@@ -67,6 +66,13 @@ pub struct Queues {
 /// What [`Actors`] are asked for.
 pub(super) const SENDER: u32 = 0;
 pub(super) const RECEIVER: u32 = 1;
+
+impl Default for Queues {
+    fn default() -> Self {
+        let watch = Watch::new(|| sys::in_use().ok());
+        Self { actors: Actors::default(), watch, room: AtomicUsize::default() }
+    }
+}
 
 impl Queues {
     pub(super) fn note(&self, id: i32, what: u32, cx: &Cx) {
@@ -105,7 +111,8 @@ impl Family for Queues {
 
     fn limits(&self) -> Vec<Limit> {
         let max = |name| sysctl(&format!("kernel/{name}")).unwrap_or(0);
-        let count = sys::in_use().unwrap_or_default();
+        let [queues, ..] = sys::in_use().unwrap_or_default();
+        let count = u64::try_from(queues).unwrap_or(0);
         vec![
             Limit::used("sysv_msg_queues", max("msgmni"), count, "sysctl kernel.msgmni=N"),
             Limit::each("sysv_msg_size", max("msgmax"), "sysctl kernel.msgmax=N"),
@@ -426,15 +433,15 @@ pub(super) mod sys {
         Ok(usize::try_from(info.msgmax).unwrap_or(0))
     }
 
-    /// How many queues there are (`MSG_INFO`).
-    pub(in super::super) fn in_use() -> Result<u64, Errno> {
+    /// How many queues there are, and messages and bytes in all of them (`MSG_INFO`).
+    pub(in super::super) fn in_use() -> Result<[i32; 3], Errno> {
         // SAFETY: as above, for MSG_INFO.
         let info = unsafe {
             let mut info: libc::msginfo = std::mem::zeroed();
             Errno::result(libc::msgctl(0, libc::MSG_INFO, (&raw mut info).cast()))?;
             info
         };
-        Ok(u64::try_from(info.msgpool).unwrap_or(0))
+        Ok([info.msgpool, info.msgmap, info.msgtql])
     }
 
     /// msgsnd(2).

@@ -2,9 +2,10 @@
 //! have no descriptor.
 //!
 //! A blocked `msgrcv(2)` would tell at once, but take an empty message, and there is none that
-//! waits for room without sending. So the queues that somebody waits for are looked at every
-//! [`INTERVAL`], which takes nothing from them: one of those who wait does it for all, the others
-//! sleep. While nobody waits, nobody looks.
+//! waits for room without sending. So one of those who wait asks the kernel every [`INTERVAL`] how
+//! many messages all queues have together, and if that has changed looks at the queues that somebody
+//! waits for, which takes nothing from them; the others sleep. What leaves the sum as it was is noticed
+//! as well: every other time the queues are looked at in any case, if there are messages. While nobody waits, nobody looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +16,15 @@ use parking_lot::Mutex;
 use crate::error::{Errno, Result};
 use crate::turn::{wait_while, wake_one};
 
-/// How long it may take until a message or room is noticed.
+/// How long it takes, as a rule, until a message or room is noticed.
 pub const INTERVAL: Duration = Duration::from_millis(5);
-/// The same for each who waits, if that is more: looking takes under 1 % of a processor.
-const EACH: Duration = Duration::from_micros(100);
+/// The same for each who waits, if that is more: all of it takes under 1 % of a processor.
+const EACH: Duration = Duration::from_micros(90);
+/// After so many intervals the queues are looked at though the sum is as it was: one message may have
+/// come and another one gone.
+const LEAST: u32 = 2;
+/// The same where there is no message at all: only a queue's capacity may have changed.
+const LEAST_EMPTY: u32 = 20;
 /// What is waited for each system call that a look took: to find out whether there is a message of
 /// a type, the whole queue may have to be copied.
 const REST: Duration = Duration::from_micros(150);
@@ -64,18 +70,36 @@ impl Waiter {
     }
 }
 
-/// All who wait.
+/// How many queues there are, and messages and bytes in all of them.
+pub type Sum = [i32; 3];
+
+/// How many intervals it is since all queues were looked at, and what the sum was before.
 #[derive(Default)]
-pub struct Watch(Mutex<Vec<Arc<Waiter>>>);
+struct Last {
+    intervals: u32,
+    sum: Option<Sum>,
+}
+
+/// All who wait.
+pub struct Watch {
+    waiters: Mutex<Vec<Arc<Waiter>>>,
+    sum: fn() -> Option<Sum>,
+    last: Mutex<Last>,
+}
 
 impl Watch {
+    /// Nobody yet. `sum` asks the kernel.
+    pub fn new(sum: fn() -> Option<Sum>) -> Self {
+        Self { waiters: Mutex::default(), sum, last: Mutex::default() }
+    }
+
     /// Waits until `look` says so; `EINTR` after a signal.
     pub fn wait(&self, look: impl Fn() -> Look + Send + Sync + 'static) -> Result<()> {
         let state = AtomicU32::new(Waiter::ASLEEP);
         let next = Mutex::new(Instant::now());
         let me = Arc::new(Waiter { look: Box::new(look), state, next });
         {
-            let mut waiters = self.0.lock();
+            let mut waiters = self.waiters.lock();
             if waiters.is_empty() {
                 me.turn(Waiter::LEADING);
             }
@@ -97,9 +121,20 @@ impl Watch {
 
     /// Sleeps for an interval and wakes those whose wait is over.
     fn look(&self) -> std::result::Result<(), Errno> {
-        let waiting = self.0.lock().len() as u32;
+        let waiting = self.waiters.lock().len() as u32;
         sys::pause(INTERVAL.max(EACH * waiting))?;
-        let (all, now) = (self.0.lock().clone(), Instant::now());
+        let sum = (self.sum)();
+        {
+            let mut last = self.last.lock();
+            last.intervals += 1;
+            let least =
+                if sum.is_some_and(|[_, messages, _]| messages == 0) { LEAST_EMPTY } else { LEAST };
+            if sum.is_some() && sum == last.sum && last.intervals < least {
+                return Ok(());
+            }
+            *last = Last { intervals: 0, sum };
+        }
+        let (all, now) = (self.waiters.lock().clone(), Instant::now());
         for waiter in all.iter().filter(|waiter| waiter.is_ready(now)) {
             waiter.turn(Waiter::READY);
         }
@@ -108,7 +143,7 @@ impl Watch {
 
     /// Takes one out, and hands on the lead if it had it.
     fn leave(&self, me: &Arc<Waiter>) {
-        let mut waiters = self.0.lock();
+        let mut waiters = self.waiters.lock();
         let led = waiters.first().is_some_and(|first| Arc::ptr_eq(first, me));
         waiters.retain(|waiter| !Arc::ptr_eq(waiter, me));
         // The first one leads; whoever is ready leaves by itself, and hands on in its turn.
@@ -147,7 +182,7 @@ mod tests {
 
     #[test]
     fn each_is_woken_when_its_own_wait_is_over_whoever_leads() {
-        let watch = Arc::new(Watch::default());
+        let watch = Arc::new(Watch::new(|| Some([1; 3])));
         let flags: Vec<_> = (0..20).map(|_| Arc::new(AtomicBool::new(false))).collect();
         let (send, receive) = mpsc::channel();
         for (index, flag) in flags.iter().enumerate() {
@@ -158,7 +193,7 @@ mod tests {
             });
         }
         let deadline = Instant::now() + Duration::from_secs(10);
-        while watch.0.lock().len() < flags.len() {
+        while watch.waiters.lock().len() < flags.len() {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
@@ -166,13 +201,13 @@ mod tests {
             flag.store(true, Ordering::SeqCst);
             assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), index);
         }
-        assert!(watch.0.lock().is_empty());
+        assert!(watch.waiters.lock().is_empty());
     }
 
     #[test]
     fn a_signal_ends_the_wait_and_the_lead_goes_on() {
         use crate::block::Blocker;
-        let (watch, blocker) = (Arc::new(Watch::default()), Blocker::for_tests());
+        let (watch, blocker) = (Arc::new(Watch::new(|| None)), Blocker::for_tests());
         let flag = Arc::new(AtomicBool::new(false));
         let (send, receive) = mpsc::channel();
         for id in 0..2 {
