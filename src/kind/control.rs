@@ -130,6 +130,12 @@ impl<T> Control<T> {
     }
 }
 
+/// A directory that has been removed has nothing in it, and reading it is `ENOENT` (`iterate_dir` in
+/// fs/readdir.c), which readdir(3) takes for its end. find(1) relies on that.
+fn check_there(object: &impl Object) -> Result<()> {
+    object.attr().map(drop).map_err(Error::absent)
+}
+
 impl<T: Object + 'static> Dir for ControlDir<T> {
     fn attr(&self) -> Result<Attr> {
         Ok(directory_like(&self.object.attr()?, 0))
@@ -164,6 +170,7 @@ impl<T: Object + 'static> Dir for ControlDir<T> {
     }
 
     fn list(&self, _wait: Wait) -> Result<Vec<DirEntry>> {
+        check_there(&*self.object)?;
         let entry = |(index, control): (usize, &Control<T>)| DirEntry {
             name: control.name.into(),
             ident: index as u64,
@@ -229,6 +236,7 @@ impl<T: Object + 'static> Dir for NumberDir<T> {
             ident: number as u64,
             file_type: FileType::Regular,
         };
+        check_there(&*self.object)?;
         let numbers = listed(&self.object).map_err(Error::absent)?;
         if numbers.len() > MANY && wait == Wait::Try {
             return Err(Error::deferred());

@@ -71,3 +71,24 @@ fn two_may_have_a_file_open_and_its_mode_follows_the_object() {
     // What is open of an object that is gone has attributes still.
     world.run("exec 3< ctl/mq/q/status; rm mq/q; [ $(stat -Lc %s /dev/fd/3) -gt 100 ]; grep -q name=q <&3");
 }
+
+#[test]
+fn a_directory_of_what_has_been_removed_is_empty() {
+    let world = World::new();
+    // find(1) takes for a loop what vanishes while it is read and has something in it all the same.
+    let script = "import os
+for kind, name in [('mq', 'q'), ('shm', 's'), ('sem', 's'), ('sysv/msg', '5'), ('sysv/sem', '5'), ('sysv/shm', '5')]:
+    path = f'{kind}/{name}'
+    subs = ['', 'type'] if kind == 'sysv/msg' else ['']
+    def make(): os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    def opened(): return [os.scandir(f'ctl/{path}/{sub}') for sub in subs]
+    make()
+    assert all(list(entries) for entries in opened()), kind
+    gone, replaced = opened(), opened()
+    os.unlink(path)
+    assert not any(list(entries) for entries in gone), kind
+    make()
+    assert not any(list(entries) for entries in replaced), kind
+    os.unlink(path)";
+    world.python(script);
+}

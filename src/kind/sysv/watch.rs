@@ -5,7 +5,8 @@
 //! waits for room without sending. So one of those who wait asks the kernel every [`INTERVAL`] how
 //! many messages all queues have together, and if that has changed looks at the queues that somebody
 //! waits for, which takes nothing from them; the others sleep. What leaves the sum as it was is noticed
-//! as well: every other time the queues are looked at in any case, if there are messages. While nobody waits, nobody looks.
+//! as well: every other time the queues are looked at in any case, if there are messages. While nobody
+//! waits, nobody looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
