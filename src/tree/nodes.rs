@@ -51,7 +51,7 @@ struct Ids {
 }
 
 /// So many ids are a crowd.
-const LARGE: usize = 2048;
+const LARGE: usize = 256;
 
 /// A node as the tree sees it.
 #[derive(Clone)]

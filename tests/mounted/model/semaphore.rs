@@ -239,12 +239,14 @@ impl Model for Set {
                 Ok(())
             }
             SetStep::Release(which) => {
-                if self.held.is_empty() {
+                // At the highest value nothing shows that it has been given back, and had no room.
+                let full = |(index, _): &(u16, File)| self.values[usize::from(*index)] == SET_MAX;
+                if self.held.is_empty() || self.held.iter().any(full) {
                     return Ok(());
                 }
                 let (index, file) = self.held.swap_remove(which.index(self.held.len()));
                 drop(file);
-                // If there is room for it. Closing a file is not waited for by the C calls.
+                // Closing a file is not waited for by the C calls.
                 let _ = self.operate(&[(index, 1)]);
                 eventually("it is given back", || self.as_c_has_it().as_ref() == Ok(&self.values));
                 Ok(())
@@ -396,11 +398,12 @@ impl Model for Named {
                 Ok(())
             }
             Step::Release(which) => {
-                if self.held.is_empty() {
+                // At the highest value nothing shows that it has been given back, and had no room.
+                if self.held.is_empty() || self.value == MAX {
                     return Ok(());
                 }
                 drop(self.held.swap_remove(which.index(self.held.len())));
-                // If there is room for it. Closing a file is not waited for by the C calls.
+                // Closing a file is not waited for by the C calls.
                 let _ = self.add(1);
                 eventually("it is given back", || self.native.value() == Ok(self.value));
                 Ok(())
