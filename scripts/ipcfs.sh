@@ -260,8 +260,8 @@ _ipc_each() {
 	_ipc_begin ipc_each
 	ipc_dead='' ipc_journal='' ipc_retries=0 ipc_type=''
 	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
-	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
-	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
+	trap 'ipc_ending=0; _ipc_end_waiting' HUP TERM
+	trap 'ipc_ending=130; _ipc_end_waiting' INT
 	while getopts :d:j:nr:t:w: ipc_option; do
 		case $ipc_option in
 		d) ipc_dead=$OPTARG ;;
@@ -672,11 +672,20 @@ _ipc_await_in_background() {
 	_ipc_left
 	(exec timeout --foreground "$ipc_left" cat -- "$ipc_control/wait" 2>&8 8>&-) &
 	ipc_waiting=$!
-	[ -z "$ipc_ending" ] || kill "$ipc_waiting"
+	[ -z "$ipc_ending" ] || _ipc_end_waiting
 	wait "$ipc_waiting"
 	set -- $?
 	ipc_waiting=''
 	return "$1"
+}
+
+# Ends that. More than once: a shell that has just been forked may lose the signal.
+_ipc_end_waiting() {
+	[ -n "$ipc_waiting" ] || return 0
+	until ! _ipc_stat "$ipc_waiting" || [ "$ipc_state" = Z ]; do
+		kill "$ipc_waiting" || :
+		sleep 0.01
+	done
 }
 
 # The process PID's $pid, its $state and when it was $started, which together are nobody else's, and
