@@ -320,12 +320,12 @@ _ipc_each() {
 		# As in ipc_recv.
 		_ipc_now
 		[ -n "$ipc_since" ] || ipc_since=$ipc_now
-		# It looks after its caller now and then.
-		ipc_limit=1000
+		# It looks after its caller now and then, and for a signal that came just before it waits.
+		ipc_limit=200
 		if [ -n "$ipc_patience" ]; then
 			ipc_left=$((ipc_since + ipc_patience - ipc_now))
 			[ "$ipc_left" -gt 0 ] || break
-			[ "$ipc_left" -gt 1000 ] || ipc_limit=$ipc_left
+			[ "$ipc_left" -gt 200 ] || ipc_limit=$ipc_left
 		fi
 		_ipc_await_in_background
 		case $? in
@@ -692,7 +692,8 @@ _ipc_end_waiting() {
 # what signals it has $ignored and $caught.
 _ipc_stat() {
 	ipc_pid='' ipc_state='' ipc_started='' ipc_ignored=0 ipc_caught=0
-	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
+	# In a trap, `return` alone has the status of what ran before the trap.
+	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return 1
 	ipc_pid=${ipc_stat%% *} ipc_stat=${ipc_stat##*) } ipc_state=${ipc_stat%% *}
 	# The state is the third field.
 	set -- 3
