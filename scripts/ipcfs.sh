@@ -260,8 +260,8 @@ _ipc_each() {
 	_ipc_begin ipc_each
 	ipc_dead='' ipc_journal='' ipc_retries=0 ipc_type=''
 	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
-	trap 'ipc_ending=0; _ipc_end_waiting' HUP TERM
-	trap 'ipc_ending=130; _ipc_end_waiting' INT
+	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
+	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
 	while getopts :d:j:nr:t:w: ipc_option; do
 		case $ipc_option in
 		d) ipc_dead=$OPTARG ;;
@@ -320,12 +320,12 @@ _ipc_each() {
 		# As in ipc_recv.
 		_ipc_now
 		[ -n "$ipc_since" ] || ipc_since=$ipc_now
-		# It looks after its caller now and then, and for a signal that came just before it waits.
-		ipc_limit=200
+		# It looks after its caller now and then.
+		ipc_limit=1000
 		if [ -n "$ipc_patience" ]; then
 			ipc_left=$((ipc_since + ipc_patience - ipc_now))
 			[ "$ipc_left" -gt 0 ] || break
-			[ "$ipc_left" -gt 200 ] || ipc_limit=$ipc_left
+			[ "$ipc_left" -gt 1000 ] || ipc_limit=$ipc_left
 		fi
 		_ipc_await_in_background
 		case $? in
@@ -672,28 +672,18 @@ _ipc_await_in_background() {
 	_ipc_left
 	(exec timeout --foreground "$ipc_left" cat -- "$ipc_control/wait" 2>&8 8>&-) &
 	ipc_waiting=$!
-	[ -z "$ipc_ending" ] || _ipc_end_waiting
+	[ -z "$ipc_ending" ] || kill "$ipc_waiting"
 	wait "$ipc_waiting"
 	set -- $?
 	ipc_waiting=''
 	return "$1"
 }
 
-# Ends that. More than once: a shell that has just been forked may lose the signal.
-_ipc_end_waiting() {
-	[ -n "$ipc_waiting" ] || return 0
-	until ! _ipc_stat "$ipc_waiting" || [ "$ipc_state" = Z ]; do
-		kill "$ipc_waiting" || :
-		sleep 0.01
-	done
-}
-
 # The process PID's $pid, its $state and when it was $started, which together are nobody else's, and
 # what signals it has $ignored and $caught.
 _ipc_stat() {
 	ipc_pid='' ipc_state='' ipc_started='' ipc_ignored=0 ipc_caught=0
-	# In a trap, `return` alone has the status of what ran before the trap.
-	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
 	ipc_pid=${ipc_stat%% *} ipc_stat=${ipc_stat##*) } ipc_state=${ipc_stat%% *}
 	# The state is the third field.
 	set -- 3
