@@ -248,20 +248,43 @@ _ipc_each_and_signals() {
 
 _ipc_forward() {
 	ipc_signal=yes
+	# No process where there is no worker: $! is about to be asked for.
 	[ -n "$ipc_worker" ] || return 0
 	# Not before it is prepared.
-	until ! _ipc_stat "$ipc_worker" || _ipc_catches TERM || [ "$ipc_state" = Z ]; do
+	_ipc_lives_until "$ipc_worker" _ipc_catches URG
+	kill "$ipc_worker" 2>/dev/null || :
+	_ipc_end "$ipc_worker" 0.1 </dev/null >/dev/null 2>&1 &
+}
+
+# Waits until it is so, or the process PID has ended.
+_ipc_lives_until() {
+	while _ipc_stat "$1" && [ "$ipc_state" != Z ]; do
+		! "$2" "$3" || break
 		sleep 0.01
 	done
-	kill "$ipc_worker" 2>/dev/null || :
+}
+
+# Sends SIGTERM to the process PID each so many SECONDS until it has ended. Once is not enough: bash 5.2
+# loses a trap while it reads a command substitution, and a child that is being forked may lose the
+# signal.
+_ipc_end() {
+	_ipc_stat "$1" || return 0
+	# With when it was started: another process may get its number.
+	set -- "$1" "$2" "$ipc_started"
+	while [ "$ipc_started" = "$3" ] && [ "$ipc_state" != Z ] && kill "$1"; do
+		sleep "$2"
+		_ipc_stat "$1" || break
+	done
 }
 
 _ipc_each() {
 	_ipc_begin ipc_each
 	ipc_dead='' ipc_journal='' ipc_retries=0 ipc_type=''
-	ipc_ending='' ipc_waiting='' ipc_since='' ipc_look=yes
-	trap 'ipc_ending=0; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' HUP TERM
-	trap 'ipc_ending=130; [ -z "$ipc_waiting" ] || kill "$ipc_waiting"' INT
+	ipc_ending='' ipc_since='' ipc_look=yes
+	trap ipc_ending=0 HUP TERM
+	# Tells that these are there, which the process may also have from before it was forked.
+	trap : URG
+	_ipc_born
 	while getopts :d:j:nr:t:w: ipc_option; do
 		case $ipc_option in
 		d) ipc_dead=$OPTARG ;;
@@ -285,15 +308,12 @@ _ipc_each() {
 	ipc_tag='' ipc_patience=$ipc_limit
 	case $ipc_kind:$ipc_type in sysv/msg:[1-9]*) ipc_tag=$ipc_type ;; esac
 
+	[ -z "$ipc_journal" ] || mkdir -p -- "$ipc_journal" || exit 69
+	case $ipc_journal in '' | /*) ;; *) ipc_journal=./$ipc_journal ;; esac
+	trap ipc_ending=130 INT
 	# The file that the message in work is in, named after who works on it.
-	if [ -n "$ipc_journal" ]; then
-		mkdir -p -- "$ipc_journal" || exit 69
-		case $ipc_journal in /*) ;; *) ipc_journal=./$ipc_journal ;; esac
-		ipc_place=$ipc_journal
-	else
-		ipc_place=$(mktemp -d) || exit 69
-	fi
-	_ipc_born
+	ipc_place=$ipc_journal
+	[ -n "$ipc_place" ] || ipc_place=$(trap '' INT && mktemp -d) || exit 69
 	_ipc_stat self
 	ipc_self=$ipc_pid.$ipc_started
 	ipc_claim=$ipc_place/$ipc_self
@@ -440,11 +460,12 @@ _ipc_lock() {
 		read -r ipc_self _ </proc/self/stat
 		{
 			ipc_over='' ipc_sleep=''
-			trap 'ipc_over=1; kill "$ipc_sleep"' TERM
+			# Nothing milder: a child that is being forked may lose a signal that is caught.
+			trap 'ipc_over=1; kill -KILL "$ipc_sleep"' TERM
 			cd /
 			sleep "$ipc_left" &
 			ipc_sleep=$!
-			[ -z "$ipc_over" ] || kill "$ipc_sleep"
+			[ -z "$ipc_over" ] || kill -KILL "$ipc_sleep"
 			wait "$ipc_sleep"
 			[ -z "$ipc_over" ] || exit
 			# Should the others have been killed, their numbers may be somebody else's by now.
@@ -671,19 +692,23 @@ _ipc_await() {
 _ipc_await_in_background() {
 	_ipc_left
 	(exec timeout --foreground "$ipc_left" cat -- "$ipc_control/wait" 2>&8 8>&-) &
-	ipc_waiting=$!
-	[ -z "$ipc_ending" ] || kill "$ipc_waiting"
-	wait "$ipc_waiting"
-	set -- $?
-	ipc_waiting=''
-	return "$1"
+	set -- $!
+	[ -n "$ipc_ending" ] || wait "$1"
+	set -- "$1" $?
+	[ -z "$ipc_ending" ] || {
+		# cat: timeout that gets the signal as it forks leaves it behind.
+		_ipc_lives_until "$1" _ipc_has_child "$1"
+		_ipc_end "${ipc_child:-$1}" 0.01
+		return 124
+	}
+	return "$2"
 }
 
 # The process PID's $pid, its $state and when it was $started, which together are nobody else's, and
 # what signals it has $ignored and $caught.
 _ipc_stat() {
 	ipc_pid='' ipc_state='' ipc_started='' ipc_ignored=0 ipc_caught=0
-	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return
+	{ IFS= read -r ipc_stat <"/proc/$1/stat"; } 2>/dev/null || return 1
 	ipc_pid=${ipc_stat%% *} ipc_stat=${ipc_stat##*) } ipc_state=${ipc_stat%% *}
 	# The state is the third field.
 	set -- 3
@@ -696,6 +721,14 @@ _ipc_stat() {
 		34) ipc_caught=${ipc_stat%% *} ;;
 		esac
 	done
+}
+
+# Whether PID has a $child, which is empty where the kernel does not tell.
+_ipc_has_child() {
+	ipc_child=''
+	[ -e "/proc/$1/task/$1/children" ] || return 0
+	# It ends with a space and without a newline.
+	IFS=' ' read -r ipc_child _ <"/proc/$1/task/$1/children" || [ -n "$ipc_child" ]
 }
 
 # Whether that process ignores, or catches, the signal.
@@ -712,6 +745,7 @@ _ipc_has() {
 	INT) set -- "$1" 2 ;;
 	QUIT) set -- "$1" 4 ;;
 	TERM) set -- "$1" 16384 ;;
+	URG) set -- "$1" 4194304 ;;
 	esac
 	[ "$(($1 & $2))" -ne 0 ]
 }
@@ -723,7 +757,7 @@ _ipc_reserve() {
 	exec 7<>"$ipc_claim"
 	rm -f -- "$ipc_claim"
 	{ head -c 1044480 /dev/zero >&7 && (umask 077 && : >|"$ipc_claim"); } ||
-		_ipc_fail "$ipc_place: no room for a message" 2>&8
+		[ -n "$ipc_ending" ] || _ipc_fail "$ipc_place: no room for a message" 2>&8
 }
 
 # Takes a message into $claim, from the journal what a worker has left that was killed.

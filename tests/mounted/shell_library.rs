@@ -418,17 +418,22 @@ fn sigterm_for_a_worker_in_the_background_ends_it_after_its_message() {
             );
             world.run("cat ctl/mq/q/drain");
         }
-        // While it waits, and in what would begin another.
-        let script = "{ until ipc_each mq/q cat; do :; done; echo over; } & echo $! > $SCRATCH/pid; wait $!; echo $?";
-        let running = start(&world, shell, script);
-        eventually("it waits", || world.waiting() == 1);
-        world.run("kill $(cat $SCRATCH/pid)");
-        assert_eq!(
-            running.output().text(),
-            "over
-0
-",
-            "{shell}"
-        );
+        // While it waits, and in what would begin another; also if the shell loses the first.
+        for lost in [
+            "",
+            "kill() { if [ -e $SCRATCH/lost ]; then command kill $*; else : > $SCRATCH/lost; fi; }",
+        ] {
+            world.run("rm -f $SCRATCH/lost");
+            let script = format!(
+                "{lost}
+                {{ until ipc_each mq/q cat; do :; done; echo over; }} & echo $! > $SCRATCH/pid
+                wait $!; echo $?"
+            );
+            let running = start(&world, shell, &script);
+            eventually("it waits", || world.waiting() == 1);
+            world.run("kill $(cat $SCRATCH/pid)");
+            assert_eq!(running.output().text(), "over\n0\n", "{shell} {lost}");
+            assert_eq!(world.run("ls $SCRATCH").contains("lost"), !lost.is_empty(), "{shell}");
+        }
     }
 }
