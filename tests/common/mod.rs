@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -98,18 +99,25 @@ impl World {
         self.environment.push((name, path));
     }
 
-    /// Mounts ipcfs and waits until it works.
+    /// Mounts ipcfs and waits until the daemon says that it works, as it says it to systemd: what is seen
+    /// at the path may still be the mount of one that was killed.
     pub fn mount(&mut self, arguments: &[&str]) {
-        let before = device(&self.path());
+        let path = self.dir.join("ready");
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
         let mut command = self.command(BINARY);
-        command.arg("-f").args(arguments).arg(self.path()).current_dir("/");
+        command.arg("-f").args(arguments).arg(self.path());
+        command.current_dir("/").env("NOTIFY_SOCKET", &path);
         let mut daemon = Running::start(command);
         eventually("the mount works", || {
             if let Some(status) = daemon.ended() {
                 panic!("ipcfs has ended with {status}: {}", daemon.errors());
             }
-            device(&self.path()) != before && self.path().join("README").exists()
+            socket.recv(&mut [0; 32]).is_ok()
         });
+        assert!(self.path().join("README").exists());
+        fs::remove_file(path).unwrap();
         self.daemon = Some(daemon);
     }
 
@@ -246,10 +254,6 @@ impl Drop for World {
     }
 }
 
-fn device(path: &Path) -> u64 {
-    nix::sys::stat::stat(path).map_or(0, |stat| stat.st_dev)
-}
-
 /// Namespaces for this thread alone.
 fn separate() {
     use nix::mount::{MsFlags, mount};
@@ -338,7 +342,11 @@ impl Running {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(start.elapsed() < deadline(), "process {} hangs", self.id());
+            if start.elapsed() > deadline() {
+                self.signal(libc::SIGKILL);
+                let _ = self.child.wait();
+                panic!("process {} hangs; it has said: {}", self.id(), self.errors());
+            }
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -176,7 +176,7 @@ def churn():
         z = sysv_ipc.Semaphore(100 + n % 5, sysv_ipc.IPC_CREAT)
         q.close(); q.unlink(); s.close(); s.unlink(); m.detach(); m.remove(); k.remove(); z.remove()
         time.sleep(0.0005)
-threads = [threading.Thread(target=churn)]
+threads = [threading.Thread(target=churn, daemon=True)]
 for t in threads: t.start()
 quick, slow = [], []
 for top in ('limits', 'limits.json', 'summary', 'summary.json', 'orphans', 'orphans.json', 'errors', 'metrics'):
