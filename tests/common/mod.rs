@@ -404,8 +404,10 @@ impl Drop for Running {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < deadline(), "it never happened that {what}");
-        thread::sleep(Duration::from_millis(1));
+        let elapsed = start.elapsed();
+        assert!(elapsed < deadline(), "it never happened that {what}");
+        // To look may take more of the machine than what is waited for.
+        thread::sleep((elapsed / 10).clamp(Duration::from_millis(1), Duration::from_millis(50)));
     }
 }
 

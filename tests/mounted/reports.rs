@@ -174,7 +174,7 @@ def churn():
         m = sysv_ipc.SharedMemory(None, sysv_ipc.IPC_CREX, size=1)
         k = sysv_ipc.MessageQueue(100 + n % 5, sysv_ipc.IPC_CREAT)
         z = sysv_ipc.Semaphore(100 + n % 5, sysv_ipc.IPC_CREAT)
-        q.close(); q.unlink(); s.close(); s.unlink(); m.detach(); m.remove(); k.remove(); z.remove()
+        q.close(); q.unlink(); s.unlink(); s.close(); m.detach(); m.remove(); k.remove(); z.remove()
         time.sleep(0.0005)
 threads = [threading.Thread(target=churn, daemon=True)]
 for t in threads: t.start()
@@ -196,9 +196,10 @@ def read(path):
         with open(path, 'rb') as f: return f.read()
     except FileNotFoundError:
         pass
-for n in range(1000): read(quick[n % len(quick)]); n % 10 or read(slow[n // 10 % len(slow)])
+for n in range(1000): read(quick[n % len(quick)]); n % 15 or read(slow[n // 15 % len(slow)])
 before, fds = rss(), len(os.listdir('/proc/%d/fd' % daemon))
-for n in range(10000): read(quick[n % len(quick)]); n % 5 or read(slow[n // 5 % len(slow)])
+for n in range(10000): read(quick[n % len(quick)]); n % 50 or read(slow[n // 50 % len(slow)])
+assert threads[0].is_alive()
 end = True
 for t in threads: t.join()
 assert rss() < before + 4096, (before, rss())
