@@ -27,7 +27,7 @@ pub fn long<T>(short: T, whole: T) -> T {
 
 /// What takes longer hangs.
 pub fn deadline() -> Duration {
-    Duration::from_secs(long(60, 600))
+    Duration::from_secs(long(120, 600))
 }
 
 /// The daemon's threads when nothing waits: the first, those that handle requests, the one for
