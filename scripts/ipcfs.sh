@@ -222,7 +222,7 @@ ipc_each() {
 
 # Runs the worker, and passes on to it what signals this process gets.
 _ipc_each_and_signals() {
-	ipc_worker='' ipc_signal='' ipc_interrupt=''
+	ipc_worker='' ipc_signal='' ipc_ender='' ipc_interrupt=''
 	# Bash does not ignore it in a function that it begins with &.
 	_ipc_ignores INT || ipc_interrupt=INT
 	trap _ipc_forward HUP TERM ${ipc_interrupt:+"$ipc_interrupt"}
@@ -253,6 +253,8 @@ _ipc_forward() {
 	# Not before it is prepared.
 	_ipc_lives_until "$ipc_worker" _ipc_catches URG
 	kill "$ipc_worker" 2>/dev/null || :
+	[ -z "$ipc_ender" ] || return 0
+	ipc_ender=yes
 	_ipc_end "$ipc_worker" 0.1 </dev/null >/dev/null 2>&1 &
 }
 
