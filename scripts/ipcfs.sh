@@ -192,7 +192,7 @@ _ipc_wait() {
 # SIGTERM and SIGHUP end it after the message in work, with 0: in a script also those for $! where it
 # has been begun with &, unless there is a trap for SIGTERM there. A shell that has called it without &
 # ends as it always does, and the worker after the message in work. Ctrl-C ends COMMAND as well, and
-# the message is given back.
+# the message is given back; bash 5.2 may lose one that comes just as a message does: press it again.
 #
 # Where the disk is too full for a message ipc_each takes none, and ends with 69. It keeps 1 MiB there
 # for that; where the file system needs room also to write over a file, as btrfs does, that may not do.
